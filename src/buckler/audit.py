@@ -1,0 +1,399 @@
+"""An audit: a subject and a plan become trials, trials become findings, findings become a report.
+
+Everything that finished is on disk before the next thing starts. The same command again therefore continues: a trial
+whose fingerprint is there is not run twice, and if the subject has changed since the run began the audit stops and says
+what changed. Trials are independent, so they fan out through joblib's backends.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+import threading
+import time
+import uuid
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+import joblib
+import torch
+from torch import nn
+
+from buckler import plan as plans
+from buckler.contract import check_contract, fatal
+from buckler.data import as_tensors, batches
+from buckler.findings import Finding, NotMeasured, Report, Severity, rules
+from buckler.method import describe
+from buckler.plan import Job
+from buckler.report.render import render
+from buckler.subject import Subject, from_spec
+from buckler.threat import Threat
+from buckler.trial import Cost, DamagedTrial, Trial, fingerprint, identity, load, save, versions
+
+Engine = Literal["inline", "loky", "ray", "dask"]
+SCHEMA = "buckler/run/1"
+
+
+class BadRun(ValueError):
+    """A run that cannot be started or continued, in one sentence."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where an audit stands with one trial: `state` is `kept`, `left out`, `running` or `done`."""
+
+    state: Literal["kept", "left out", "running", "done"]
+    index: int
+    total: int
+    method: str
+    share: float = 0.0
+    forwards: int = 0
+    says: str = ""
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What an area's `judge` makes of its trials."""
+
+    findings: tuple[Finding, ...] = ()
+    not_measured: tuple[NotMeasured, ...] = ()
+    contradictions: tuple[str, ...] = ()
+
+
+def audit(
+    spec: dict[str, Any],
+    plan: str,
+    out: Path,
+    *,
+    budget: float | None = None,
+    engine: Engine = "inline",
+    workers: int = 1,
+    rows: int | None = None,
+    seed: int = 0,
+    gate: str | None = None,
+    device: str = "auto",
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> Report:
+    """Audit the subject that `spec` names (see `Subject.spec`) with `plan`, in the run folder `out`.
+
+    `budget` is wall seconds: what does not fit is left out, in the plan's order, and said so. `engine` runs the trials
+    here (`inline`) or through joblib (`loky`, `ray`, `dask`) in `workers` processes; a trial's result does not depend
+    on it. `gate` overrides the subject's severity gate. Raises `BadRun`, `BadPlan` or `BadSubject` with one sentence
+    before minutes are spent; a method that raises makes a `failed` trial and the audit goes on.
+    """
+    began = time.monotonic()
+    chosen = plans.read(plan)
+    subject = _subject(json.dumps(spec, sort_keys=True), device)
+    todo = plans.jobs(chosen, _limits(subject), seed=seed, rows=rows)
+    request = {"spec": spec, "plan": plan, "rows": rows, "seed": seed, "device": device}
+    identity = _identity(subject, max(job.asked["rows"] for job in todo))
+    run = _open(out, {**request, "limits": _limits(subject), "gate": gate or subject.gate, "subject": identity})
+    checks = _contract(subject)
+    prints = [_fingerprint(job, identity) for job in todo]
+    kept = _kept(out, prints)
+    for index in kept:
+        progress(Progress("kept", index, len(todo), todo[index].path, 1.0))
+    runs, left = _within([i for i in range(len(todo)) if i not in kept], todo, subject, budget, began)
+    for index in left:
+        progress(Progress("left out", index, len(todo), todo[index].path, says="does not fit the budget"))
+    deadline = None if budget is None else time.time() + budget - (time.monotonic() - began)
+    with _watched(out, [(i, prints[i]) for i in runs], todo, progress):
+        for index in _fan_out(request, [(i, prints[i]) for i in runs], out, engine, workers, deadline):
+            trial = load(out / "trials" / prints[index])
+            kept[index] = trial
+            progress(Progress("done", index, len(todo), todo[index].path, 1.0, says=outcome(trial)))
+    report = _report(run, todo, kept, checks)
+    render(report, out)
+    return report
+
+
+def rejudge(out: Path) -> Report:
+    """The report of a finished or unfinished run, made again from its trials; the subject is not needed."""
+    run = _read(out)
+    todo = plans.jobs(plans.read(run["plan"]), run["limits"], seed=run["seed"], rows=run["rows"])
+    report = _report(run, todo, _kept(out, [_fingerprint(job, run["subject"]) for job in todo]), ())
+    render(report, out)
+    return report
+
+
+def outcome(trial: Trial) -> str:
+    """A trial in a few words, for the console."""
+    if trial.status in ("skipped", "failed"):
+        return f"{trial.status}: {trial.reason}"
+    numbers = ", ".join(
+        f"{name.replace('_', ' ')} {estimate}"
+        for name, estimate in list(trial.estimates.items())[1:3] or trial.estimates.items()
+    )
+    return numbers if trial.status == "ok" else f"inconclusive ({trial.reason}) {numbers}"
+
+
+@cache
+def _subject(spec: str, device: str) -> Subject:
+    subject = from_spec(json.loads(spec))
+    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    if isinstance(subject.model, nn.Module):
+        subject = replace(subject, model=subject.model.to(chosen))
+    return subject
+
+
+def _limits(subject: Subject) -> dict[str, float]:
+    return {ball.norm: float(ball.radius) for ball in subject.limits}
+
+
+def _identity(subject: Subject, rows: int) -> dict[str, str]:
+    return identity(subject.name, subject.model, batches(subject.test, 256, rows))
+
+
+def _contract(subject: Subject) -> tuple[Any, ...]:
+    x, y = as_tensors(subject.test, 256)
+    if isinstance(subject.model, nn.Module):
+        device = next((p.device for p in subject.model.parameters()), torch.device("cpu"))
+        x, y = x.to(device), y.to(device)
+    checks = check_contract(subject.model, x, y)
+    for check in checks:
+        if fatal(check):
+            raise BadRun(check.says)
+    return checks
+
+
+def _fingerprint(job: Job, identity: dict[str, str]) -> str:
+    described = describe(job.method)
+    asked = {key: describe(value).path if callable(value) else str(value) for key, value in job.asked.items()}
+    source = hashlib.sha256(described.source.encode()).hexdigest()
+    return fingerprint(method=job.path, params=described.params, asked=asked, subject=identity, source=source)
+
+
+def _open(out: Path, request: dict[str, Any]) -> dict[str, Any]:
+    """Write `run.json`, or check that the run already there is of the same subject."""
+    path = out / "run.json"
+    record = {"schema": SCHEMA, **request}
+    if path.exists():
+        before = _read(out)
+        changed = [
+            {"model": "the weights", "data": "the test data"}.get(key, "the subject")
+            for key, value in request["subject"].items()
+            if before["subject"].get(key) != value
+        ]
+        if changed:
+            raise BadRun(
+                f"{' and '.join(changed)} changed since the run in {out} began: "
+                "results would be mixed, so name another folder with --out, or delete this one"
+            )
+    try:
+        (out / "trials").mkdir(parents=True, exist_ok=True)
+        beside = out / f".run.{uuid.uuid4().hex[:8]}"
+        beside.write_text(json.dumps(record, indent=1), "utf8")
+        beside.replace(path)
+    except OSError as error:
+        raise BadRun(f"cannot write to the run folder {out}: {error.strerror or error}") from None
+    return record
+
+
+def _read(out: Path) -> dict[str, Any]:
+    try:
+        run = json.loads((out / "run.json").read_text("utf8"))
+        if run["schema"] != SCHEMA:
+            raise BadRun(f"{out}/run.json: expected schema {SCHEMA}, got {run['schema']!r}")
+    except FileNotFoundError:
+        raise BadRun(f"expected a run folder with a run.json, got {out}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, BadRun):
+            raise
+        raise BadRun(f"{out}/run.json is not readable ({error}): name another folder with --out") from None
+    return run
+
+
+def _kept(out: Path, prints: list[str]) -> dict[int, Trial]:
+    """The trials that are on disk and sound. A damaged one is set aside, and run again; so is a failed one."""
+    kept: dict[int, Trial] = {}
+    for index, print_ in enumerate(prints):
+        folder = out / "trials" / print_
+        if not folder.is_dir():
+            continue
+        try:
+            trial = load(folder)
+        except DamagedTrial:
+            folder.rename(folder.with_name(f"{print_}.damaged-{uuid.uuid4().hex[:6]}"))
+            continue
+        if trial.status != "failed":
+            kept[index] = trial
+    return kept
+
+
+def _within(
+    missing: list[int], todo: list[Job], subject: Subject, budget: float | None, began: float
+) -> tuple[list[int], list[int]]:
+    """What to run and what to leave out, so that the plan fits the budget: in order, by passes and measured speed."""
+    if budget is None or not missing:
+        return missing, []
+    x, _ = as_tensors(subject.test, 32)
+    model = subject.model
+    start = time.monotonic()
+    if isinstance(model, nn.Module):
+        x = x.to(next((p.device for p in model.parameters()), torch.device("cpu"))).requires_grad_()
+        model(x).sum().backward(inputs=[x])
+    else:
+        model(x)
+    per_pass = (time.monotonic() - start) / len(x)
+    room = budget - (time.monotonic() - began)
+    runs: list[int] = []
+    for index in missing:
+        cost = todo[index].passes * todo[index].asked["rows"] * per_pass
+        if cost <= room:
+            runs.append(index)
+            room -= cost
+    return runs, [index for index in missing if index not in runs]
+
+
+def _fan_out(
+    request: dict[str, Any],
+    runs: list[tuple[int, str]],
+    out: Path,
+    engine: Engine,
+    workers: int,
+    deadline: float | None,
+) -> Iterator[int]:
+    """Run the trials; yield the index of each as it is on disk. One that no longer fits the budget is not started."""
+    if engine == "inline":
+        for index, print_ in runs:
+            if run_trial(request, index, print_, str(out), 0, deadline):
+                yield index
+        return
+    if engine == "ray":
+        import_module("ray.util.joblib").register_ray()
+    if engine == "dask":
+        import_module("distributed").Client(n_workers=workers, threads_per_worker=1)
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    with joblib.parallel_config(backend=engine, n_jobs=workers):
+        calls = (joblib.delayed(run_trial)(request, i, print_, str(out), threads, deadline) for i, print_ in runs)
+        results = joblib.Parallel(return_as="generator_unordered" if engine == "loky" else "list")(calls)
+        for (index, _), done in zip(runs, results, strict=True) if engine != "loky" else ():
+            if done:
+                yield index
+        if engine == "loky":
+            yield from (value - 1 for value in results if value)
+
+
+def run_trial(request: dict[str, Any], index: int, print_: str, out: str, threads: int, deadline: float | None) -> int:
+    """Run one trial of a plan and save it: what a worker does. Returns `index + 1`, or 0 if it was too late to start.
+
+    A method that raises makes a `failed` trial, with its error as the reason.
+    """
+    if deadline is not None and time.time() > deadline:
+        return 0
+    if threads:
+        torch.set_num_threads(threads)
+    subject = _subject(json.dumps(request["spec"], sort_keys=True), request["device"])
+    plan = plans.read(request["plan"])
+    job = plans.jobs(plan, _limits(subject), seed=request["seed"], rows=request["rows"])[index]
+    told = [0.0]
+    note = Path(out) / "trials" / f".{print_}.progress"
+
+    def tick(share: float, forwards: int) -> None:
+        if time.monotonic() - told[0] > 0.3:
+            told[0] = time.monotonic()
+            with suppress(OSError):
+                note.write_text(json.dumps([share, forwards]), "utf8")
+
+    started = time.monotonic()
+    try:
+        trial = import_module(f"buckler.{job.area}.evaluate").evaluate(job.method, subject, tick=tick, **job.asked)
+    except (KeyboardInterrupt, MemoryError):
+        raise
+    except Exception as error:  # whatever a method or a user's model does, the other trials go on
+        trial = _failed(job, subject, error, time.monotonic() - started)
+    note.unlink(missing_ok=True)
+    try:
+        save(replace(trial, fingerprint=print_), Path(out) / "trials" / print_)
+    except OSError as error:
+        raise BadRun(
+            f"cannot write a trial to {out} ({error.strerror or error}): free some room and run the same command again"
+        ) from None
+    return index + 1
+
+
+def _failed(job: Job, subject: Subject, error: Exception, seconds: float) -> Trial:
+    described = describe(job.method)
+    return Trial(
+        method=job.path,
+        kind=described.kind,
+        params={**described.params, **{key: str(value) for key, value in job.asked.items() if not callable(value)}},
+        threat=Threat(described.holds, "input", str(job.asked["ball"]), "any wrong label", described.tags),
+        subject=_identity(subject, job.asked["rows"]),
+        seed=job.asked["seed"],
+        status="failed",
+        reason=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}",
+        cost=Cost(seconds=seconds),
+        source=described.source,
+    )
+
+
+@contextmanager
+def _watched(
+    out: Path, runs: list[tuple[int, str]], todo: list[Job], progress: Callable[[Progress], None]
+) -> Generator[None]:
+    """Report what running trials say of themselves, from whatever process they run in."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.4):
+            for index, print_ in runs:
+                with suppress(OSError, ValueError):
+                    share, forwards = json.loads((out / "trials" / f".{print_}.progress").read_text("utf8"))
+                    progress(Progress("running", index, len(todo), todo[index].path, share, forwards))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _report(run: dict[str, Any], todo: list[Job], kept: dict[int, Trial], checks: tuple[Any, ...]) -> Report:
+    table = rules(run.get("severity"))
+    verdicts = [
+        import_module(f"buckler.{area}.judge").judge(
+            [kept[index] for index in sorted(kept) if todo[index].area == area],
+            {**plans.read(run["plan"]).limits, **run["limits"]},
+            table,
+            _command(run),
+        )
+        for area in dict.fromkeys(job.area for job in todo)
+    ]
+    left = [
+        NotMeasured(f"{job.path} at {job.asked['ball']}", "it did not fit the budget, or the run was stopped before it")
+        for index, job in enumerate(todo)
+        if index not in kept
+    ]
+    warned = [NotMeasured("model contract", check.says) for check in checks if not check.passed]
+    return Report(
+        name=run["subject"]["name"],
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        subject=run["subject"],
+        plan={"name": run["plan"], "seed": run["seed"], "rows": max(job.asked["rows"] for job in todo)},
+        gate=Severity.parse(run["gate"]),
+        findings=tuple(finding for found in verdicts for finding in found.findings),
+        not_measured=tuple(item for found in verdicts for item in found.not_measured) + tuple(left) + tuple(warned),
+        contradictions=tuple(text for found in verdicts for text in found.contradictions),
+        trials=tuple(kept[index].record() for index in sorted(kept)),
+        severities={path: rule.record() for path, rule in table.items()},
+        versions=versions(),
+        seconds=sum(trial.cost.seconds for trial in kept.values()),
+    )
+
+
+def _command(run: dict[str, Any]) -> str:
+    """The start of the command that repeats one measurement; a finding adds method and parameters."""
+    spec = run["spec"]
+    where = f"--demo {spec['demo']}" if "demo" in spec else f"--subject {shlex.quote(str(spec.get('file', '')))}"
+    return f"buckler run {{method}} {where} --seed {run['seed']}"

@@ -1,0 +1,102 @@
+"""A model behind an HTTP address: inputs go as JSON, scores or labels come back.
+
+The request is `POST {"inputs": [[...], ...]}`, one nested list per row in [0, 1]. The answer is `{"scores": [[...]]}`,
+one list of class probabilities per row, or `{"labels": [...]}`, one whole number per row. An `Oracle` counts what is
+asked; this only carries it.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, cast
+
+import torch
+from torch import Tensor
+
+PASSING = (408, 425, 429, 500, 502, 503, 504)
+"""HTTP statuses that may be gone at the next try."""
+LONGEST_WAIT = 30.0
+
+
+class NoAnswer(ValueError):
+    """An endpoint that cannot be reached, or whose answer is not what it should be."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Call it with `(B, ...)`; it returns `(B, K)` float32 probabilities or `(B,)` int64 labels, or raises `NoAnswer`.
+
+    What may pass (no connection, a time-out, HTTP 429 or 5xx) is tried `tries` times in all, waiting `wait` seconds and
+    then twice as long each time, or as long as a Retry-After header says, at most 30 s.
+    """
+
+    url: str
+    answers: Literal["scores", "labels"]
+    timeout: float = 30.0
+    tries: int = 4
+    wait: float = 0.5
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def __call__(self, x: Tensor) -> Tensor:
+        content = self._post(json.dumps({"inputs": x.detach().cpu().tolist()}).encode())
+        try:
+            answer = json.loads(content)
+        except ValueError:
+            raise self._wrong("a JSON object", f"{content[:80]!r}") from None
+        if not isinstance(answer, dict) or self.answers not in answer:
+            keys = ", ".join(sorted(cast("dict[str, object]", answer))) if isinstance(answer, dict) else "no object"
+            raise self._wrong(f'{{"{self.answers}": [...]}}', keys or "an empty object")
+        try:
+            out = torch.tensor(cast("dict[str, list[float]]", answer)[self.answers])
+        except (TypeError, ValueError, RuntimeError):
+            raise self._wrong("numbers, the same count for every row", f"{content[:80]!r}") from None
+        return (self._scores(out, len(x)) if self.answers == "scores" else self._labels(out, len(x))).to(x.device)
+
+    def _scores(self, out: Tensor, many: int) -> Tensor:
+        if out.ndim != 2 or len(out) != many or out.shape[1] < 2:
+            raise self._wrong(f"{many} rows of scores, one score per class", f"shape {tuple(out.shape)}")
+        out = out.float()
+        sums = out.sum(1)
+        if not bool(out.isfinite().all()) or bool((out < 0).any()) or bool(((sums - 1).abs() > 0.05).any()):
+            raise self._wrong(
+                "probabilities that sum to 1 in every row",
+                f"sums from {float(sums.min()):.4g} to {float(sums.max()):.4g}: answer with softmax outputs, or labels",
+            )
+        return out
+
+    def _labels(self, out: Tensor, many: int) -> Tensor:
+        if out.shape != (many,) or out.is_floating_point() or bool((out < 0).any()):
+            raise self._wrong(f"{many} labels, whole numbers from 0", f"shape {tuple(out.shape)} of {out.dtype}")
+        return out.long()
+
+    def _post(self, body: bytes) -> bytes:
+        request = urllib.request.Request(
+            self.url, body, {"Content-Type": "application/json", "Accept": "application/json", **self.headers}
+        )
+        pause = self.wait
+        for left in reversed(range(self.tries)):
+            try:
+                with urllib.request.urlopen(request, timeout=self.timeout) as answer:
+                    return answer.read()
+            except urllib.error.HTTPError as error:
+                said = error.read(200).decode("utf8", "replace").strip()
+                if left == 0 or error.code not in PASSING:
+                    raise self._wrong("an answer", f"HTTP {error.code} {error.reason} {said}".strip()) from error
+                after = error.headers.get("Retry-After", "")
+                pause = max(pause, float(after)) if after.isdecimal() else pause
+            except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
+                if left == 0:
+                    reason = error.reason if isinstance(error, urllib.error.URLError) else error
+                    raise self._wrong(f"an answer within {self.timeout:g} s", f"{reason}") from error
+            time.sleep(min(pause, LONGEST_WAIT))
+            pause *= 2
+        raise self._wrong("at least one try", f"tries = {self.tries}")
+
+    def _wrong(self, expected: str, got: str) -> NoAnswer:
+        return NoAnswer(f"{self.url}: expected {expected}, got {got}")

@@ -1,0 +1,1 @@
+"""Evasion: inputs changed at test time, and the defences against it."""

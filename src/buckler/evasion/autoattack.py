@@ -1,0 +1,111 @@
+"""AutoAttack.
+
+Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks",
+ICML 2020, https://arxiv.org/abs/2003.01690; for l1: Croce and Hein, ICML 2021, https://arxiv.org/abs/2103.01208.
+
+Differs from the paper: every attack hands on only the rows that it could not fool, and stops a row at its first
+success. Budgets are the published ones: 100 steps, 9 target classes, 5,000 queries. The attacks by gradients run on a
+faster form of the model (in bfloat16 where the processor computes in it); what they claim is judged on the model
+itself, and rows whose claim fails there, or whose result is a near miss, are attacked again in float32. Square Attack
+runs in float32 throughout.
+
+Tags: atlas:AML.T0043.000, atlas:AML.T0043.001, atlas:AML.T0015, nist-ai-100-2:NISTAML.022, owasp-ml:ML01, cwe:1039.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from buckler.combine import worst_case
+from buckler.evasion.apgd import apgd
+from buckler.evasion.fab import fab
+from buckler.evasion.square import square
+from buckler.kinds import Perturbed
+from buckler.method import Method, describe, held
+from buckler.target import Precision, frozen, inference_form
+from buckler.threat import Ball, Norm
+
+Version = Literal["standard", "plus", "rand"]
+
+_NEAR = 0.05
+"""A margin below this share of the logits' range, or a distance this share beyond the radius, is a near miss."""
+
+
+def autoattack(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    ball: Ball,
+    version: Version = "standard",
+    precision: Precision = "auto",
+    seed: int = 0,
+) -> Perturbed:
+    """Run APGD on cross-entropy, targeted APGD, targeted FAB and Square Attack on the rows still right.
+
+    `x` `(B, ...)` in [0, 1], `y` `(B,)`; `ball` linf, l2 or l1 (a `ValueError` otherwise). `plus` adds untargeted APGD
+    and FAB and five restarts; `rand`, for models that answer at random, is APGD on two losses with gradients averaged
+    over 20 draws. `precision` is that of the form which the attacks by gradients run on. Returns `(B, ...)`: an
+    adversarial example where one was found, else some legal point.
+    """
+    if ball.norm == "l0":
+        raise ValueError("expected a ball in linf, l2 or l1, got l0: evasion/fmn attacks l0")
+    if len(x) == 0:
+        return x.clone()
+    exact = inference_form(model, x[:16])
+    fast = exact if precision == "float32" else inference_form(model, x[:16], precision)
+    methods = tuple(
+        partial(_judged, method=method, fast=fast if describe(method).holds == "model" else exact, exact=exact)
+        for method in attacks(version, ball.norm)
+    )
+    return worst_case(model, x, y, ball=ball, methods=methods, seed=seed)
+
+
+def attacks(version: Version, norm: Norm) -> list[Method]:
+    """The attacks of a version in their published order and with their published budgets."""
+    climb = partial(apgd, objective="ce", steps=100, restarts=5 if norm == "l1" or version == "plus" else 1)
+    ratio = partial(apgd, objective="dlr", steps=100)
+    aimed = partial(ratio, targets=5 if norm == "l1" and version == "standard" else 9)
+    walk = partial(fab, steps=100, targets=9)
+    search = partial(square, queries=5000, rescale=False)
+    if version == "standard":
+        return [climb, aimed, walk, search]
+    if version == "plus":
+        return [climb, partial(ratio, restarts=5), partial(walk, targets=0, restarts=5), search, aimed, walk]
+    return [partial(apgd, objective=objective, steps=100, draws=20) for objective in ("ce", "dlr")]
+
+
+def _judged(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    ball: Ball,
+    method: Method,
+    fast: nn.Module,
+    exact: nn.Module,
+    seed: int = 0,
+) -> Perturbed:
+    """Run `method` on the fast form, then on the exact one for rows that the fast form may have cost a success."""
+    method, holds = partial(method, seed=seed), describe(method).holds
+    moved = method(held(holds, fast), x, y, ball=ball)
+    if fast is exact:
+        return moved
+    with torch.no_grad(), frozen(model):
+        claimed = fast(moved).argmax(1) != y
+        logits = model(moved)
+    others = logits.scatter(1, y[:, None], -torch.inf).amax(1)
+    margin = logits.gather(1, y[:, None]).squeeze(1) - others
+    inside, radius = ball.contains(x, moved), ball.radii(x).flatten()
+    near = torch.where(
+        inside, claimed | (margin < _NEAR * (logits.amax(1) - logits.amin(1))), ball.size(moved - x) < (1 + _NEAR) * radius
+    )
+    again = (near & ~(inside & (logits.argmax(1) != y))).nonzero().squeeze(1)
+    if len(again):
+        second = method(held(holds, exact), x[again], y[again], ball=ball.rows(again))
+        moved = moved.index_copy(0, again, second)
+    return moved

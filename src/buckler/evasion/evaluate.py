@@ -1,0 +1,198 @@
+"""Run any method of the area, distrust the answer, and return a Trial with per-row evidence.
+
+What is done for an attack: the clean baseline on the same rows; the attack on a faster form of the model, then again in
+full precision on the rows whose claim did not hold; the claim re-checked (limit, range, success on the real target);
+the doubt checks. A trial whose doubts gate it is `inconclusive`, and nothing is credited with it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from buckler import stats
+from buckler.catalog import find
+from buckler.data import as_tensors, batches
+from buckler.evasion import _certify, _defences
+from buckler.evasion._attack import VOTES, Attack, Settings, batch_size, peak_bytes
+from buckler.evasion._trust import answers_at_random, believed, claims, doubts
+from buckler.method import Described, Method, describe
+from buckler.subject import Subject
+from buckler.target import Meter, Oracle, frozen, metered
+from buckler.threat import Ball, Threat
+from buckler.trial import Cost, Trial, identity
+
+
+def evaluate(
+    method: Method,
+    subject: Subject,
+    *,
+    ball: Ball,
+    rows: int = 1000,
+    through: Method | nn.Module | None = None,
+    goal: int | None = None,
+    radii: Sequence[float] = (),
+    attack: Method | None = None,
+    epochs: float = 10,
+    doubt: bool = True,
+    seed: int = 0,
+    tick: Callable[[float, int], None] | None = None,
+) -> Trial:
+    """Run `method` on the first `rows` test rows of `subject` and return what can be believed of it.
+
+    `ball` is the limit (radius `inf` for minimum-norm attacks). `through` is a surrogate, or a method that makes one
+    from the target's answers: the attack runs on it and success is judged on the target; a guarded model brings its
+    own. `goal` asks for one target label. `radii` (ascending) asks for the smallest of these radii at which each row
+    falls, found by bisection over per-row radii. `attack` is what a defence is judged with (AutoAttack if not given)
+    and `epochs` how long a defence by training trains. `tick(share, forwards)` hears of progress.
+
+    A method that the subject does not admit (it needs weights, say, and there are only answers) gives a `skipped`
+    trial with the reason.
+    """
+    described = describe(method)
+    settings = Settings(ball, rows, goal, tuple(radii), epochs, doubt, seed, tick)
+    blank = Trial(
+        method=described.path,
+        kind=described.kind,
+        params={**described.params, **_asked(settings, through, attack, described.kind)},
+        threat=_threat(described, subject, settings, through),
+        subject=identity(subject.name, subject.model, batches(subject.test, 256, rows)),
+        seed=seed,
+        status="skipped",
+        source=described.source,
+    )
+    reason = _refusal(described, subject, through)
+    if reason:
+        return replace(blank, reason=reason)
+    device = _device(subject)
+    with metered(*_modules(subject)) as meter:
+        if described.kind == "evade":
+            trial = _attacked(blank, method, described, subject, through, settings, meter)
+        elif described.kind in ("certify", "probe"):
+            trial = _certify.evaluate(blank, method, described, subject, settings, meter)
+        else:
+            against = attack if attack is not None else find("evasion/autoattack")
+            trial = _defences.evaluate(blank, method, described, subject, against, settings, meter)
+        spent = Cost(meter.forwards, meter.backwards, trial.cost.queries, meter.seconds, peak_bytes(device))
+    return replace(trial, cost=spent)
+
+
+def _attacked(
+    blank: Trial,
+    method: Method,
+    described: Described,
+    subject: Subject,
+    through: Method | nn.Module | None,
+    settings: Settings,
+    meter: Meter,
+) -> Trial:
+    target = subject.model
+    x, _ = as_tensors(subject.test, 16)
+    x = x.to(_device(subject))
+    surrogate = _surrogate(through, subject, settings, meter)
+    votes = VOTES if answers_at_random(target, x) else 1
+    size = batch_size(x)
+    parts = ((a.to(_device(subject)), b.to(_device(subject))) for a, b in batches(subject.test, size, settings.rows))
+    with frozen(target) if isinstance(target, nn.Module) else nullcontext():
+        attack = Attack(method, described, target, settings, through=surrogate, votes=votes)
+        outcome = attack.run(parts, meter)
+        evidence = outcome.evidence()
+        checks = claims(evidence)
+        if settings.doubt:
+            checks += doubts(attack, evidence)
+    estimates = {"clean_accuracy": stats.share(evidence["correct"], "correct")}
+    if math.isinf(float(settings.ball.radius)):
+        estimates["distance"] = stats.median(evidence["distance"], "distance")
+    else:
+        estimates["robust_accuracy"] = stats.share(evidence["robust"], "robust")
+    status, reason = believed(
+        checks, evidence, adaptive=through is None and attack.through is not None, transferred=through is not None
+    )
+    return replace(
+        blank,
+        status=status,
+        reason=reason,
+        checks=checks,
+        estimates=estimates,
+        evidence={name: stats.rows(tensor) for name, tensor in evidence.items()},
+        cost=Cost(queries=outcome.queries),
+    )
+
+
+def _surrogate(
+    through: Method | nn.Module | None, subject: Subject, settings: Settings, meter: Meter
+) -> nn.Module | None:
+    """The module that an attack goes through: as given, or made from the target's answers on rows the test leaves."""
+    if through is None or isinstance(through, nn.Module):
+        return through
+    target, net = subject.model, subject.net
+    oracle = target if isinstance(target, Oracle) else Oracle(target, "labels")
+    pool, _ = as_tensors(subject.train if subject.train is not None else subject.test, 2000)
+    more = {"net": net} if net is not None else {}
+    more |= {"seed": settings.seed} if "seed" in describe(through).knobs else {}
+    made = through(oracle, pool.to(_device(subject)), **more)
+    meter.watch(made)
+    return made
+
+
+def _refusal(described: Described, subject: Subject, through: Method | nn.Module | None) -> str:
+    """Why the subject does not admit the method, or nothing."""
+    if not isinstance(subject.model, Oracle):
+        return ""
+    if described.kind != "evade":
+        return f"{described.path} needs the model itself, and only its answers can be had"
+    if described.holds == "model":
+        return "" if through is not None else f"{described.path} needs the weights, and only answers can be had"
+    if described.holds == "scores" and subject.model.reveals == "labels":
+        return f"{described.path} needs scores, and the target reveals labels only"
+    return ""
+
+
+def _threat(described: Described, subject: Subject, settings: Settings, through: Method | nn.Module | None) -> Threat:
+    sees = {"model": "weights"}.get(described.holds, described.holds)
+    if through is not None:
+        sees = "labels, and a surrogate trained on them" if not isinstance(through, nn.Module) else "a surrogate"
+    within = str(settings.ball)
+    if isinstance(described.params.get("queries"), int):
+        within += f", {described.params['queries']} queries per row"
+    wants = "any wrong label" if settings.goal is None else f"label {settings.goal}"
+    tags = described.tags
+    if through is not None and described.kind == "evade":
+        tags = tuple(
+            tag.replace("AML.T0043.000", "AML.T0043.002").replace("NISTAML.022", "NISTAML.025") for tag in tags
+        )
+    return Threat(sees, "input", within, wants, tags)
+
+
+def _asked(
+    settings: Settings, through: Method | nn.Module | None, attack: Method | None, kind: str
+) -> dict[str, object]:
+    """What this evaluation was asked for, beside the method's own parameters, as the record holds it."""
+    asked: dict[str, object] = {"ball": str(settings.ball), "rows": settings.rows}
+    if through is not None:
+        asked["through"] = type(through).__name__ if isinstance(through, nn.Module) else describe(through).path
+    if settings.goal is not None:
+        asked["goal"] = settings.goal
+    if settings.radii:
+        asked["radii"] = list(settings.radii)
+    if kind in ("loss", "guard"):
+        asked["attack"] = "evasion/autoattack" if attack is None else describe(attack).path
+    if kind == "loss":
+        asked["epochs"] = settings.epochs
+    return asked
+
+
+def _modules(subject: Subject) -> tuple[nn.Module, ...]:
+    return (subject.model,) if isinstance(subject.model, nn.Module) else ()
+
+
+def _device(subject: Subject) -> torch.device:
+    if isinstance(subject.model, nn.Module):
+        for tensor in (*subject.model.parameters(), *subject.model.buffers()):
+            return tensor.device
+    return torch.device("cpu")

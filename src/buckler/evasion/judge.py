@@ -1,0 +1,303 @@
+"""From the area's trials to findings: the worst case per row over all attacks, its severity, and the pictures.
+
+An adversary who knows the weights may also ask questions and borrow other models, so the white-box figure is the worst
+case over every trial in the same norm. A row counts as robust at a radius if no trial found a smaller change that
+fools the model: an upper bound on robust accuracy, at every radius at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from buckler import stats
+from buckler.audit import Verdicts
+from buckler.findings import Cell, Figure, Finding, NotMeasured, Rule, Severity, because, severity
+from buckler.report import figures
+from buckler.stats import Estimate
+from buckler.trial import Check, Cost, Trial
+
+PROBES = {
+    "boundary_margin": "how far the decision boundary is",
+    "gradient_norm": "how steep the loss is at the input",
+    "local_linearity": "how far the loss departs from a straight line within the limit",
+    "curvature": "how sharply the loss bends",
+}
+Family = tuple[str, Cell, str, str]
+WHITE: Family = ("white-box", ("weights", "integrity"), "robust_accuracy", "An adversary who knows the weights")
+ASKING: Family = ("queries", ("queries", "integrity"), "black_box_accuracy", "An adversary who only asks questions")
+TRANSFER: Family = ("transfer", ("queries", "integrity"), "transfer_accuracy", "An adversary with a copy of their own")
+
+
+@dataclass(frozen=True)
+class Case:
+    """The worst case over several trials in one norm, row by row."""
+
+    norm: str
+    radius: float
+    correct: Tensor
+    distance: Tensor
+    trials: tuple[Trial, ...]
+
+    def at(self, radius: float) -> Estimate:
+        return stats.share(self.correct & (self.distance > radius * (1 + 1e-5) + 1e-6), "robust in the worst case")
+
+
+def judge(trials: Sequence[Trial], limits: Mapping[str, float], table: Mapping[str, Rule], command: str) -> Verdicts:
+    """Findings, what could not be measured, and what contradicts itself; see `audit.Verdicts`.
+
+    `limits` are the reference radii per norm, `table` the severity rules, and `command` the beginning of a command that
+    repeats a measurement, with `{method}` for its path.
+    """
+    findings: list[Finding] = []
+    attacks = [t for t in trials if t.kind == "evade" and t.status in ("ok", "inconclusive") and "goal" not in t.params]
+    defences = [t for t in trials if t.kind in ("loss", "guard") and t.status in ("ok", "inconclusive")]
+    proofs = [t for t in trials if t.kind == "certify" and t.status == "ok"]
+    norms = [norm for norm in ("linf", "l2", "l1", "l0") if norm in limits]
+    for norm in norms:
+        mine = [t for t in attacks if _norm(t) == norm]
+        for family in (WHITE, ASKING, TRANSFER):
+            chosen = mine if family is WHITE else [t for t in mine if _family(t) is family]
+            if family is WHITE and not any(_family(t) is WHITE for t in mine):
+                continue
+            if chosen:
+                case = _worst(chosen, norm, limits[norm])
+                findings.append(_vulnerable(case, family, table, command, proofs, defences if family is WHITE else []))
+    findings += [_proven(proof, table, command) for proof in proofs]
+    probes = [t for t in trials if t.kind == "probe" and t.status == "ok"]
+    if probes:
+        findings.append(_mechanism(probes, command))
+    missing = [
+        NotMeasured(f"{t.method} at {t.params.get('ball', '')}", t.reason, _family(t)[1] if t.kind == "evade" else None)
+        for t in trials
+        if t.status in ("skipped", "failed")
+    ]
+    return Verdicts(tuple(findings), tuple(missing), tuple(_contradictions(trials, attacks, proofs)))
+
+
+def _norm(trial: Trial) -> str:
+    return str(trial.params.get("ball", "")).partition(":")[0]
+
+
+def _family(trial: Trial) -> Family:
+    if "through" in trial.params:
+        return TRANSFER
+    return WHITE if trial.threat.sees == "weights" else ASKING
+
+
+def _worst(trials: Sequence[Trial], norm: str, radius: float) -> Case:
+    """The smallest distance per row over trials; a trial on fewer rows speaks for the first rows only."""
+    rows = max(len(t.evidence["distance"]) for t in trials)
+    longest = next(t for t in trials if len(t.evidence["distance"]) == rows)
+    distance = longest.evidence["distance"].clone()
+    for trial in trials:
+        other = trial.evidence["distance"]
+        distance[: len(other)] = torch.minimum(distance[: len(other)], other)
+    return Case(norm, radius, longest.evidence["correct"], distance, tuple(trials))
+
+
+def _vulnerable(
+    case: Case,
+    family: Family,
+    table: Mapping[str, Rule],
+    command: str,
+    proofs: Sequence[Trial],
+    defences: Sequence[Trial],
+) -> Finding:
+    name, cell, rule, who = family
+    limit = f"{case.norm}:{case.radius:g}"
+    robust = case.at(case.radius)
+    clean = stats.share(case.correct, "correct")
+    level = severity(f"evasion.{rule}", robust, table)
+    doubted = [t for t in case.trials if t.status == "inconclusive" and _family(t) is family]
+    sound = any(t.status == "ok" and _family(t) is family for t in case.trials)
+    claim = f"{who} can bring accuracy from {clean.value:.1%} down to at most {robust.value:.1%} by changing inputs within {limit}."
+    state = "found" if level > Severity.info else "clear"
+    if not sound:
+        claim += f" The true figure may be lower: {doubted[0].reason}"
+        state = "found" if level > Severity.low else "not measured"
+    strongest = min(
+        (t for t in case.trials if "robust" in t.evidence and math.isfinite(_radius(t)) and _family(t) is family),
+        key=lambda t: t.estimates["robust_accuracy"].value if "robust_accuracy" in t.estimates else 1.0,
+        default=case.trials[0],
+    )
+    tried = [d for d in defences if _norm(d) == case.norm]
+    return Finding(
+        id=f"evasion/{name}/{case.norm}",
+        title=f"Inputs changed within {limit} fool the model ({name.replace('-', ' ')})",
+        state=state,
+        severity=level if state == "found" else Severity.info,
+        because=because(f"evasion.{rule}", robust, table),
+        claim=claim,
+        cell=cell,
+        estimates={"robust accuracy": robust, "clean accuracy": clean},
+        threat=strongest.threat,
+        checks=_checks(case.trials, family),
+        figures=tuple(_pictures(case, strongest, proofs, tried, family)),
+        remedy=_remedy(family, tried),
+        remedy_methods=tuple(t.method for t in tried) or _answers(family),
+        remedied={key: value for t in tried for key, value in _measured(t).items()},
+        tags=strongest.threat.tags,
+        cost=_total(case.trials),
+        trials=tuple(t.fingerprint for t in case.trials),
+        reproduce=_reproduce(command, strongest),
+    )
+
+
+def _radius(trial: Trial) -> float:
+    return float(str(trial.params["ball"]).partition(":")[2])
+
+
+def _pictures(
+    case: Case, strongest: Trial, proofs: Sequence[Trial], defences: Sequence[Trial], family: Family
+) -> Iterable[Figure]:
+    radii = [case.radius * step / 20 for step in range(41)]
+    certified = None
+    for proof in proofs:
+        if proof.params["norm"] == case.norm and family is WHITE:
+            held, proven = proof.evidence["certified_right"], proof.evidence["certified_radius"]
+            certified = (radii, [stats.share(held & (proven >= r), "certified") for r in radii])
+    curves = {"strongest attack, per row": (radii, [case.at(r) for r in radii])}
+    yield figures.security_curve(curves, axis=f"radius, {case.norm}", certified=certified, mark=case.radius)
+    if "example_clean" in strongest.evidence and strongest.evidence["example_clean"].ndim == 4:
+        rows = strongest.evidence["example_row"]
+        yield figures.examples(
+            strongest.evidence["example_clean"],
+            strongest.evidence["example_moved"],
+            strongest.evidence["label"][rows],
+            strongest.evidence["prediction"][rows],
+        )
+    bars = {_named(t): t.estimates["robust_accuracy"] for t in case.trials if "robust_accuracy" in t.estimates}
+    if len(bars) > 1:
+        yield figures.bars({**bars, "worst case, per row": case.at(case.radius)}, name="attacks")
+    effects = {key: value for t in defences for key, value in _measured(t).items()}
+    if effects:
+        yield figures.bars(effects, name="defences")
+
+
+def _named(trial: Trial) -> str:
+    name = trial.method.rpartition("/")[2].replace("_", " ")
+    return f"{name}, transfer" if "through" in trial.params else name
+
+
+def _measured(trial: Trial) -> dict[str, Estimate]:
+    name = trial.method.rpartition("/")[2]
+    named = ("robust_accuracy", "control_robust_accuracy", "clean_accuracy", "control_clean_accuracy")
+    return {f"{name}: {key.replace('_', ' ')}": trial.estimates[key] for key in named if key in trial.estimates}
+
+
+def _remedy(family: Family, tried: Sequence[Trial]) -> str:
+    gains = [t for t in tried if t.status == "ok" and t.estimates["robustness_gained"].low > 0]
+    if gains:
+        best = max(gains, key=lambda t: t.estimates["robustness_gained"].value)
+        gained, cost = best.estimates["robustness_gained"], best.estimates["clean_accuracy_change"]
+        return (
+            f"{best.method} was tried and attacked adaptively: robust accuracy changed by {gained.value:+.1%} "
+            f"[{gained.low:+.1%}, {gained.high:+.1%}] and clean accuracy by {cost.value:+.1%} against its control."
+        )
+    if tried:
+        return (
+            "The defences tried here gained nothing that their intervals can show; train against the strongest attack."
+        )
+    if family is WHITE:
+        return "Train against the attack (adversarial training), and keep weights from those who need only answers."
+    return "Train against the attack, limit and watch queries, and reveal labels where scores are not needed."
+
+
+def _answers(family: Family) -> tuple[str, ...]:
+    return ("evasion/trades", "evasion/madry") if family is WHITE else ("evasion/madry",)
+
+
+def _checks(trials: Sequence[Trial], family: Family) -> tuple[Check, ...]:
+    """Every doubt once: the failed one if it failed anywhere."""
+    merged: dict[str, Check] = {}
+    for trial in trials:
+        for check in trial.checks if _family(trial) is family else ():
+            if check.name not in merged or not check.passed:
+                merged[check.name] = check
+    return tuple(merged.values())
+
+
+def _total(trials: Sequence[Trial]) -> Cost:
+    return Cost(
+        sum(t.cost.forwards for t in trials),
+        sum(t.cost.backwards for t in trials),
+        sum(t.cost.queries for t in trials),
+        sum(t.cost.seconds for t in trials),
+        max(t.cost.peak_bytes for t in trials),
+    )
+
+
+def _reproduce(command: str, trial: Trial) -> str:
+    text = command.replace("{method}", trial.method) + f" --ball {trial.params['ball']} --rows {trial.params['rows']}"
+    return text + (f" --through {trial.params['through']}" if "through" in trial.params else "")
+
+
+def _proven(proof: Trial, table: Mapping[str, Rule], command: str) -> Finding:
+    accuracy = proof.estimates.get("certified_accuracy", proof.estimates["certified_label_right"])
+    level = severity("evasion.certified_accuracy", accuracy, table)
+    norm = str(proof.params["norm"])
+    name = proof.method.rpartition("/")[2]
+    return Finding(
+        id=f"evasion/certificate/{name}",
+        title=f"What {name.replace('_', ' ')} proves in {norm}",
+        state="found" if level > Severity.info else "clear",
+        severity=level,
+        because=because("evasion.certified_accuracy", accuracy, table),
+        claim=f"{accuracy.value:.1%} of rows are answered rightly with a proof for {proof.params['ball']}, by "
+        f"{proof.params['certifies']}.",
+        cell=("weights", "integrity"),
+        estimates={"certified accuracy": accuracy, "clean accuracy": proof.estimates["clean_accuracy"]},
+        threat=proof.threat,
+        checks=proof.checks,
+        remedy="Train for the certificate: smoothing wants training with noise, interval bounds want interval training.",
+        tags=proof.threat.tags,
+        cost=proof.cost,
+        trials=(proof.fingerprint,),
+        reproduce=_reproduce(command, proof),
+    )
+
+
+def _mechanism(probes: Sequence[Trial], command: str) -> Finding:
+    readings = {name: (t, e) for t in probes for name, e in t.estimates.items()}
+    told = "; ".join(f"{name.replace('_', ' ')}: median {e.value:.3g}" for name, (_, e) in readings.items())
+    drawn = {name: t.evidence[name] for name, (t, _) in readings.items()}
+    return Finding(
+        id="evasion/mechanism",
+        title="Why the model can be fooled",
+        state="found",
+        claim=f"Measured at the test rows: {told}.",
+        cell=("weights", "integrity"),
+        estimates={name.replace("_", " "): e for name, (_, e) in readings.items()},
+        threat=probes[0].threat,
+        figures=(figures.histogram(drawn),),
+        remedy="A small margin beside a steep, straight loss asks for adversarial training; a bent one asks for doubt in "
+        "one-step attacks.",
+        tags=tuple(dict.fromkeys(tag for t in probes for tag in t.threat.tags)),
+        cost=_total(probes),
+        trials=tuple(t.fingerprint for t in probes),
+        reproduce=_reproduce(command, probes[0]),
+    )
+
+
+def _contradictions(trials: Sequence[Trial], attacks: Sequence[Trial], proofs: Sequence[Trial]) -> Iterable[str]:
+    """The sandwich: nothing may be fooled inside a certificate."""
+    for trial in trials:
+        if trial.kind == "certify" and trial.status == "failed" and trial.evidence:
+            yield f"{trial.method}: {trial.reason}"
+    for proof in proofs:
+        if proof.params["certifies"] != "the model itself":
+            continue
+        for attack in attacks:
+            if _norm(attack) != proof.params["norm"]:
+                continue
+            n = min(len(attack.evidence["distance"]), len(proof.evidence["certified_radius"]))
+            held = proof.evidence["certified_right"][:n]
+            inside = attack.evidence["distance"][:n] < proof.evidence["certified_radius"][:n] * (1 - 1e-4)
+            many = int((held & inside).sum())
+            if many:
+                yield f"{attack.method} fooled {many} rows inside the radius that {proof.method} certified"

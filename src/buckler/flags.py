@@ -1,0 +1,122 @@
+"""Command-line words become keyword arguments, by a function's signature: the signature is the configuration."""
+
+from __future__ import annotations
+
+import collections.abc
+import difflib
+import inspect
+import types
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from torch import Tensor
+
+from buckler.threat import Ball
+
+
+class BadFlag(ValueError):
+    """A flag that does not fit the signature, in one sentence."""
+
+
+def read(words: Sequence[str], kinds: dict[str, Any]) -> dict[str, object]:
+    """The values of `--name value`, `--name=value`, `--name` and `--no-name` for the names in `kinds`."""
+    values: dict[str, object] = {}
+    left = list(words)
+    while left:
+        word = left.pop(0)
+        if not word.startswith("--") or word == "--":
+            raise BadFlag(f"expected a flag such as --{next(iter(kinds), 'seed')}, got {word!r}")
+        text, equals, given = word[2:].partition("=")
+        name = text.replace("-", "_")
+        off = name.removeprefix("no_")
+        if name not in kinds and off in kinds and _switch(kinds[off]) and not equals:
+            values[off] = False
+            continue
+        if name not in kinds:
+            raise BadFlag(_unknown(name, list(kinds)))
+        if _switch(kinds[name]) and not equals:
+            values[name] = True
+            continue
+        if not equals and not left:
+            raise BadFlag(f"expected a value after {word}, {_named(kinds[name])}, got none")
+        given = given if equals else left.pop(0)
+        try:
+            values[name] = convert(given, kinds[name])
+        except ValueError as error:
+            raise BadFlag(f"--{spelled(name)}: {error}") from None
+    return values
+
+
+def hints(function: Callable[..., object]) -> dict[str, Any]:
+    """The keyword-only parameters of `function` and their resolved annotations."""
+    resolved = typing.get_type_hints(function)
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: resolved.get(p.name, str) for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def spelled(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def convert(text: str, annotation: Any) -> object:
+    """`text` as `annotation` says: a number, a switch, a literal, a limit, a tuple by commas; else a `ValueError`."""
+    tried = [_as(text, kind) for kind in _members(annotation)]
+    for value in tried:
+        if value is not Ellipsis:
+            return value
+    raise ValueError(f"expected {_named(annotation)}, got {text!r}")
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    return tuple(m for part in typing.get_args(annotation) for m in _members(part)) if union else (annotation,)
+
+
+def _as(text: str, kind: Any) -> object:
+    """`text` as one plain kind, or `...` if it is none."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is type(None):
+        return None if text.lower() == "none" else Ellipsis
+    if kind is bool:
+        return {"true": True, "yes": True, "false": False, "no": False}.get(text.lower(), Ellipsis)
+    if kind in (int, float):
+        try:
+            return kind(text.replace("_", ""))
+        except ValueError:
+            return Ellipsis
+    if origin is Literal:
+        return next((value for value in arguments if str(value) == text), Ellipsis)
+    if kind is Ball:
+        return Ball.parse(text)
+    if origin in (tuple, list) or (isinstance(origin, type) and issubclass(origin, Sequence)):
+        return tuple(convert(part.strip(), arguments[0]) for part in text.split(",") if part.strip())
+    # a function is named by its path, and found by whoever asked
+    return text if kind is str or origin is collections.abc.Callable else Ellipsis
+
+
+def _switch(annotation: Any) -> bool:
+    return bool in _members(annotation)
+
+
+def _named(annotation: Any) -> str:
+    words: list[str] = []
+    for kind in _members(annotation):
+        if typing.get_origin(kind) is Literal:
+            words += [str(value) for value in typing.get_args(kind)]
+        elif kind is type(None):
+            words.append("none")
+        elif kind is Ball:
+            words.append("a limit such as linf:8/255")
+        elif typing.get_origin(kind) in (tuple, list) or kind is Tensor:
+            words.append("numbers with commas between them" if kind is not Tensor else "")
+        else:
+            words.append({int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "a name"))
+    named = list(dict.fromkeys(word for word in words if word))
+    return " or ".join(named) or "a value from Python"
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, 2, 0.5)
+    hint = " or ".join(f"--{spelled(n)}" for n in near) or ", ".join(f"--{spelled(n)}" for n in known)
+    return f"unknown flag --{spelled(name)}: expected {hint}"

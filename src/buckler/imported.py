@@ -1,0 +1,79 @@
+"""The user's own functions, `module:name`, imported from beside their file and called there.
+
+Whatever a user's code raises becomes one sentence with its place; what it prints goes to stderr.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, redirect_stdout
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+
+class BadSubject(ValueError):
+    """What was given cannot be audited: one sentence says what was expected, what came, and what to do."""
+
+
+def imported(folder: Path, key: str, text: str) -> Callable[..., Any]:
+    """The function `module:name`, imported with `folder` first on the path, and called so too."""
+    module, _, name = text.partition(":")
+    if not module or not name.isidentifier():
+        raise BadSubject(f"{key}: expected 'module:function', got {text!r}")
+    with _beside(folder):
+        try:
+            found = getattr(importlib.import_module(module), name, None)
+        except ModuleNotFoundError as error:
+            raise BadSubject(f"{key} = {text!r}: no module {error.name!r} in {folder} or installed") from error
+        except Exception as error:  # whatever the user's module does while it is imported
+            raise BadSubject(f"{key} = {text!r}: {module} cannot be imported: {raised(error)}") from error
+    if not callable(found):
+        names = [n for n, value in vars(sys.modules[module]).items() if callable(value) and not n.startswith("_")]
+        near = difflib.get_close_matches(name, names, 1)
+        hint = f": did you mean {near[0]!r}?" if near else ""
+        raise BadSubject(f"{key} = {text!r}: expected a function {name!r} in {module}, got none{hint}")
+    return partial(_called, folder, f"{key} = {text!r}", found)
+
+
+def _called(folder: Path, what: str, function: Callable[..., Any], *given: object) -> object:
+    with _beside(folder):
+        try:
+            return function(*given)
+        except Exception as error:  # the user's function may fail in any way
+            raise BadSubject(f"{what}: the function raised {raised(error)}") from error
+
+
+@contextmanager
+def _beside(folder: Path) -> Generator[None, None, None]:
+    """Import from `folder` first, whatever another folder's modules were called; prints go to stderr."""
+    for path in (*folder.glob("*.py"), *folder.glob("*/__init__.py")):
+        name = path.parent.name if path.stem == "__init__" and path.parent != folder else path.stem
+        there = vars(sys.modules[name]).get("__file__") if name in sys.modules else None
+        if there and Path(there) != path and _theirs(name, Path(there)):
+            for stale in [key for key in sys.modules if key == name or key.startswith(f"{name}.")]:
+                del sys.modules[stale]
+    importlib.invalidate_caches()
+    sys.path.insert(0, str(folder))
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        sys.path.remove(str(folder))
+
+
+def _theirs(name: str, file: Path) -> bool:
+    """Whether a loaded module is a user's own, and not one of Python, of Buckler, or installed."""
+    installed = {"site-packages", "dist-packages"} & set(file.parts)
+    return not installed and name not in sys.stdlib_module_names and name != __name__.partition(".")[0]
+
+
+def raised(error: BaseException) -> str:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = f" ({Path(trace.tb_frame.f_code.co_filename).name}, line {trace.tb_lineno})" if trace else ""
+    return f"{type(error).__name__}: {error}{place}"

@@ -1,0 +1,93 @@
+"""Reference networks, small enough to read and to train on two cores; and models whose answers are known exactly."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class SmallCNN(nn.Module):
+    """Two strided convolutions and two linear layers, for images `(B, channels, side, side)` in [0, 1]."""
+
+    def __init__(self, *, channels: int = 1, side: int = 8, classes: int = 10, width: int = 32) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, width, 3, padding=1)
+        self.second = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)
+        self.third = nn.Linear(2 * width * ((side + 1) // 2) ** 2, 4 * width)
+        self.head = nn.Linear(4 * width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.second(F.relu(self.first(x))))
+        return self.head(F.relu(self.third(x.flatten(1))))
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with batch norm, and a shortcut (He et al., CVPR 2016, https://arxiv.org/abs/1512.03385)."""
+
+    def __init__(self, inner: int, outer: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inner, outer, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(outer)
+        self.conv2 = nn.Conv2d(outer, outer, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outer)
+        same = stride == 1 and inner == outer
+        self.shortcut = (
+            nn.Identity()
+            if same
+            else nn.Sequential(nn.Conv2d(inner, outer, 1, stride, bias=False), nn.BatchNorm2d(outer))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
+        return F.relu(out + self.shortcut(x))
+
+
+class ResNet(nn.Module):
+    """A residual network for small images: `blocks` per stage, `width` doubled at each stage after the first.
+
+    The default is ResNet-8 of width 16 (78,000 parameters); `blocks=(2, 2, 2, 2), width=64` is ResNet-18 as used on
+    CIFAR-10.
+    """
+
+    def __init__(
+        self, *, channels: int = 1, classes: int = 10, width: int = 16, blocks: tuple[int, ...] = (1, 1, 1)
+    ) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+        layers: list[nn.Module] = []
+        inner = width
+        for stage, count in enumerate(blocks):
+            outer = width * 2**stage
+            for index in range(count):
+                layers.append(ResidualBlock(inner, outer, 2 if stage > 0 and index == 0 else 1))
+                inner = outer
+        self.stages = nn.Sequential(*layers)
+        self.head = nn.Linear(inner, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.stages(self.stem(x)).mean((2, 3)))
+
+
+class LinearModel(nn.Module):
+    """Logits `W x + b` of the flattened input: the distance to every decision boundary has a closed form."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x.flatten(1), self.weight, self.bias)
+
+    def distances(self, x: Tensor, y: Tensor, norm: str) -> Tensor:
+        """From every row to the nearest other class's half-space in `norm`, box not considered: `(B,)`.
+
+        By Hoelder the distance to class k is (margin to k) / (dual norm of w_y - w_k); for l0 it is how many of the
+        largest |w_y - w_k| must be spent, an underestimate that ignores the box.
+        """
+        logits = self(x).detach()
+        gaps = self.weight.detach()[y][:, None] - self.weight.detach()[None]
+        margins = logits.gather(1, y[:, None]) - logits
+        dual = {"linf": gaps.abs().sum(2), "l2": gaps.norm(dim=2), "l1": gaps.abs().amax(2)}[norm]
+        distance = margins / dual.clamp_min(1e-12)
+        return distance.scatter(1, y[:, None], torch.inf).amin(1)

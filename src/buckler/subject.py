@@ -1,0 +1,341 @@
+"""Subject: what is being audited, and where it comes from: `buckler.toml`, Python, or an embedded demo.
+
+A subject that was loaded can say in a small JSON object how to load it again in another process (`spec`, `from_spec`).
+Weights are read with safetensors, or with `torch.load(weights_only=True)`; nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import pydantic
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from buckler import __version__, nets, train
+from buckler.data import Data, as_tensors, cache_folder, count, digits, fashion_mnist, from_arrays, write_whole
+from buckler.endpoint import Endpoint
+from buckler.findings import rules
+from buckler.imported import BadSubject, imported, raised
+from buckler.target import Oracle
+from buckler.threat import Ball
+from buckler.trial import fingerprint, fingerprint_tensors
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pyright: ignore[reportMissingImports]
+
+Tick = Callable[[float, float], None]
+FILE = "buckler.toml"
+DEMOS = ("digits", "fashion-mnist")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is being audited, and what the user could give with it."""
+
+    name: str
+    model: nn.Module | Oracle
+    """Inputs in [0, 1], logits `(B, K)` out; or an oracle, where only answers can be had."""
+    test: Data
+    train: Data | None = None
+    recipe: Callable[[Data], nn.Module] | None = None
+    """The user's own training: data in, a trained model out."""
+    net: Callable[[], nn.Module] | None = None
+    """The network untrained: what defences by training start from."""
+    gate: str = "high"
+    """The severity at or above which an audit fails."""
+    severity: Mapping[str, object] = field(default_factory=dict[str, object])
+    """Thresholds of the user's own, laid over `severity.toml`."""
+    limits: tuple[Ball, ...] = ()
+    """How far inputs may be moved; none given means what the plan says."""
+    origin: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def spec(self) -> dict[str, str]:
+        """How to load this subject again, as JSON holds it."""
+        if not self.origin:
+            raise BadSubject("expected a subject from a file or a demo, got one built in Python: write a buckler.toml")
+        return dict(self.origin)
+
+    def on(self, device: str = "auto") -> Subject:
+        """The same subject with its model on `device`; `auto` is a GPU if there is one. An oracle stays where it is."""
+        if isinstance(self.model, Oracle):
+            return self
+        try:
+            where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+            return replace(self, model=self.model.to(where))
+        except (RuntimeError, AssertionError) as error:  # torch raises the one or the other
+            reason = str(error).strip().splitlines()[0]
+            raise BadSubject(f"expected a device that torch has here, got {device!r} ({reason}): use cpu") from error
+
+
+def from_spec(spec: Mapping[str, str], *, tick: Tick | None = None) -> Subject:
+    """The subject that `spec` describes: `{"file": path}` or `{"demo": name}`."""
+    if set(spec) == {"file"}:
+        return load(Path(spec["file"]))
+    if set(spec) == {"demo"}:
+        return demo(spec["demo"], tick=tick)
+    raise BadSubject(f"expected a spec with the key file or demo, got {', '.join(sorted(spec)) or 'nothing'}")
+
+
+class _Strict(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class _SubjectTable(_Strict):
+    name: str
+    test: str
+    model: str | None = None
+    weights: str | None = None
+    net: str | None = None
+    url: str | None = None
+    answers: Literal["scores", "labels"] = "scores"
+    timeout: pydantic.PositiveFloat = 30.0
+    batch: pydantic.PositiveInt = 64
+    headers: dict[str, str] = {}
+    train: str | None = None
+    recipe: str | None = None
+
+
+class _ThreatTable(_Strict):
+    limits: tuple[str, ...] = ()
+
+
+class _GateTable(_Strict):
+    fail_on: Literal["info", "low", "medium", "high", "critical"] = "high"
+
+
+class _File(_Strict):
+    subject: _SubjectTable
+    threat: _ThreatTable = _ThreatTable()
+    gate: _GateTable = _GateTable()
+    severity: dict[str, object] = {}
+
+
+def load(path: Path | str = FILE) -> Subject:
+    """Read `buckler.toml` (or the one in the folder `path`) and load what it names; paths are relative to it."""
+    path = Path(path)
+    path = (path / FILE if path.is_dir() else path).absolute()
+    try:
+        content = tomllib.loads(path.read_text("utf8"))
+    except FileNotFoundError:
+        raise BadSubject(
+            f"expected a subject file at {path}, got none: `buckler init` writes one, `--demo digits` needs none"
+        ) from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadSubject(f"expected a readable TOML file at {path}, got: {error}") from error
+    try:
+        file = _File.model_validate(content)
+    except pydantic.ValidationError as error:
+        raise BadSubject(f"{path.name}: {_sentence(error)}") from error
+    table, folder = file.subject, path.parent
+    try:
+        limits = tuple(Ball.parse(text) for text in file.threat.limits)
+        rules(file.severity)
+    except ValueError as error:
+        raise BadSubject(f"{path.name}: {error}") from error
+    net = None if table.net is None else imported(folder, "net", table.net)
+    return Subject(
+        name=table.name,
+        model=_model(folder, table, net),
+        test=_data(folder, "test", table.test),
+        train=None if table.train is None else _data(folder, "train", table.train),
+        recipe=None if table.recipe is None else imported(folder, "recipe", table.recipe),
+        net=net,
+        gate=file.gate.fail_on,
+        severity=file.severity,
+        limits=limits,
+        origin={"file": str(path)},
+    )
+
+
+def _sentence(error: pydantic.ValidationError) -> str:
+    """The first thing wrong, in our words."""
+    first = error.errors()[0]
+    *tables, key = [str(part) for part in first["loc"]] or ["file"]
+    where = f"[{'.'.join(tables)}] {key}" if tables else f"[{key}]"
+    if first["type"] == "missing":
+        return f"expected {where}, got nothing: add it"
+    if first["type"] == "extra_forbidden":
+        table = {"subject": _SubjectTable, "threat": _ThreatTable, "gate": _GateTable}.get(tables[0] if tables else "")
+        known = list((table or _File).model_fields)
+        near = difflib.get_close_matches(key, known, 1)
+        return f"{where} is not known: expected {f'{near[0]!r}' if near else 'one of ' + ', '.join(known)}"
+    return f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}"
+
+
+def _model(folder: Path, table: _SubjectTable, net: Callable[[], nn.Module] | None) -> nn.Module | Oracle:
+    forms = [name for name in ("model", "weights", "url") if table.model_dump()[name] is not None]
+    if len(forms) != 1:
+        raise BadSubject(
+            f"[subject]: expected one of model, weights (with net) or url, got {' and '.join(forms) or 'none of them'}"
+        )
+    if table.url is not None:
+        if not re.match(r"https?://[^/]", table.url):
+            raise BadSubject(f"url: expected an address such as https://host/path, got {table.url!r}")
+        headers = {name: os.path.expandvars(value) for name, value in table.headers.items()}
+        return Oracle(
+            Endpoint(table.url, table.answers, table.timeout, headers=headers), table.answers, batch=table.batch
+        )
+    if table.weights is not None:
+        if net is None:
+            raise BadSubject("weights: expected net as well, the function that builds the network, got none: add net")
+        return _weighted(net, folder / table.weights)
+    model = imported(folder, "model", str(table.model))()
+    if not isinstance(model, nn.Module | Oracle):
+        raise BadSubject(f"model = {table.model!r}: expected a function that returns an nn.Module, got {_kind(model)}")
+    return model
+
+
+def _weighted(net: Callable[[], Any], path: Path) -> nn.Module:
+    if path.suffix not in (".safetensors", ".pt", ".pth"):
+        raise BadSubject(
+            f"weights: expected a .safetensors file (or a .pt or .pth file of tensors), got {path.name}: "
+            "files that can hold pickled code are not opened; save the state_dict with safetensors"
+        )
+    if not path.is_file():
+        raise BadSubject(f"weights: expected a file at {path}, got none: check the path, which is relative to {FILE}")
+    try:
+        if path.suffix == ".safetensors":
+            weights = load_file(path)
+        else:
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged or hostile file fails in many ways, and the answer is one
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise BadSubject(
+            f"weights: expected only tensors in {path.name}, got a file that does not load as such ({reason[:160]}): "
+            "save the state_dict with safetensors"
+        ) from error
+    model = net()
+    if not isinstance(model, nn.Module):
+        raise BadSubject(f"net: expected a function that returns an nn.Module, got {_kind(model)}")
+    if not isinstance(weights, Mapping) or not all(
+        isinstance(w, Tensor) for w in cast("dict[str, Any]", weights).values()
+    ):
+        raise BadSubject(f"weights: expected a state_dict (names and tensors) in {path.name}, got {_kind(weights)}")
+    try:
+        model.load_state_dict(cast("dict[str, Tensor]", weights))
+    except RuntimeError as error:
+        wrong = "; ".join(line.strip() for line in str(error).splitlines()[1:3])
+        raise BadSubject(
+            f"weights: expected the tensors of the network that net builds, got others: {wrong}"
+        ) from error
+    return model.eval()
+
+
+def _data(folder: Path, key: str, text: str) -> Data:
+    if text.endswith(".npz"):
+        data: object = _arrays(folder / text, key)
+    else:
+        data = imported(folder, key, text)()
+    try:
+        if isinstance(data, tuple | list):
+            if len(cast("tuple[object, ...]", data)) != 2:
+                raise ValueError(f"expected a Dataset or (x, y), got {_kind(data)}")
+            data = from_arrays(*cast("tuple[object, object]", data))
+        elif not isinstance(data, torch.utils.data.Dataset):
+            raise ValueError(f"expected a Dataset or (x, y), got {_kind(data)}")
+        if count(data) == 0:
+            raise ValueError("expected at least one row, got none")
+        as_tensors(data, 64)
+    except ValueError as error:
+        raise BadSubject(f"{key} = {text!r}: {error}") from error
+    except Exception as error:  # the user's own Dataset may fail in any way
+        raise BadSubject(f"{key} = {text!r}: expected rows (x, y), got {raised(error)}") from error
+    return data
+
+
+def _arrays(path: Path, key: str) -> tuple[object, object]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile) or not {"x", "y"} <= set(archive.files):
+                raise ValueError(f"arrays x and y, got {', '.join(archive.files) or 'none'}")
+            return archive["x"], archive["y"]
+    except FileNotFoundError:
+        raise BadSubject(f"{key}: expected a file at {path}, got none: check the path, relative to {FILE}") from None
+    except Exception as error:  # a damaged archive fails in many ways, and the answer is one
+        raise BadSubject(f"{key}: expected arrays x and y of numbers in {path.name}, got: {error}") from error
+
+
+def _kind(value: object) -> str:
+    many = f" of {len(cast('tuple[object, ...]', value))}" if isinstance(value, tuple | list) else ""
+    return "None" if value is None else f"{type(value).__name__}{many}"
+
+
+def demo(name: str, *, tick: Tick | None = None) -> Subject:
+    """An embedded subject, trained on the spot the first time and read from the cache afterwards.
+
+    `digits` is a small CNN on scikit-learn's digits (seconds); `fashion-mnist` is a ResNet-8 on Fashion-MNIST (minutes
+    on a CPU, and 30 MB are downloaded if they are not on this machine). `tick(done, loss)` follows the training.
+    """
+    if name == "digits":
+        net, recipe = nets.SmallCNN, partial(_recipe, net=nets.SmallCNN, epochs=15.0, batch=64, rate=0.1)
+        training, test = digits(True), digits(False)
+    elif name == "fashion-mnist":
+        net, recipe = nets.ResNet, partial(_recipe, net=nets.ResNet, epochs=3.0, batch=128, rate=0.2)
+        training, test = fashion_mnist(True, download=True), fashion_mnist(False, download=True)
+    else:
+        raise BadSubject(f"expected a demo out of {', '.join(DEMOS)}, got {name!r}")
+    return Subject(
+        name=f"{name} demo",
+        model=_trained(name, recipe, training, tick),
+        test=test,
+        train=training,
+        recipe=recipe,
+        net=net,
+        origin={"demo": name},
+    )
+
+
+def _recipe(
+    data: Data, *, net: Callable[[], nn.Module], epochs: float, batch: int, rate: float, tick: Tick | None = None
+) -> nn.Module:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = _seeded(net).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    model = train.fit(model, data, epochs=epochs, batch=batch, rate=rate, device=device, seed=0, tick=tick)
+    return model.to("cpu").to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
+
+
+def _seeded(net: Callable[[], nn.Module]) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return net()
+
+
+def _trained(name: str, recipe: partial[nn.Module], data: tuple[Tensor, Tensor], tick: Tick | None) -> nn.Module:
+    """The demo's model: from the cache if everything that decides its weights is the same, else trained and kept."""
+    model = _seeded(recipe.keywords["net"])
+    settings = {key: value for key, value in recipe.keywords.items() if key != "net"}
+    key = fingerprint(
+        start=fingerprint_tensors(model.state_dict()),
+        data=fingerprint_tensors({"x": data[0], "y": data[1]}),
+        loop=inspect.getsource(train),
+        versions=[__version__, torch.__version__],
+        **settings,
+    )
+    path = cache_folder() / "demo" / f"{name}-{key}.safetensors"
+    try:
+        model.load_state_dict(load_file(path))
+        return model.eval()
+    except (OSError, SafetensorError, RuntimeError):  # not there, or damaged: made anew
+        model = recipe(data, tick=tick)
+    try:
+        write_whole(path, save({name: tensor.contiguous() for name, tensor in model.state_dict().items()}))
+    except OSError as error:
+        raise BadSubject(
+            f"expected to keep the demo's weights at {path}, got {error.strerror}: set XDG_CACHE_HOME to another folder"
+        ) from error
+    return model

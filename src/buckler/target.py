@@ -1,0 +1,258 @@
+"""What an adversary holds: a model in white-box hygiene, or an oracle that reveals only what it may.
+
+Nothing here wraps a user's model to observe it. Cost comes from `metered`, a context manager; hygiene from `frozen`,
+another one; and `inference_form` gives a faster copy that answers the same.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+from torch.utils.hooks import RemovableHandle
+
+Reveals = Literal["labels", "scores", "logits", "features"]
+Precision = Literal["float32", "bfloat16", "auto"]
+
+
+class QueryBudgetExceeded(Exception):
+    """An attack asked an oracle for more answers than it may have."""
+
+
+class Oracle:
+    """A model behind a door: call it with inputs `(B, ...)` in [0, 1], get what it reveals, and pay for every row.
+
+    `reveals`: `labels` gives `(B,)` int64; `scores` gives `(B, K)` probabilities; `logits` and `features` give what
+    the model returns. Answers are detached. `asked` counts rows, and a call that would pass `budget` raises
+    `QueryBudgetExceeded` before anything is asked. `answer` is an `nn.Module` that returns logits (or features), or
+    any callable; a callable's answers are taken as they come, as scores or labels.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[Tensor], Tensor],
+        reveals: Reveals = "scores",
+        budget: int | None = None,
+        batch: int = 1024,
+    ) -> None:
+        self._answer, self.budget, self._batch = answer, budget, batch
+        self.reveals: Reveals = reveals
+        self.asked = 0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.budget is not None and self.asked + len(x) > self.budget:
+            raise QueryBudgetExceeded(f"expected at most {self.budget} queries, got {self.asked + len(x)}")
+        self.asked += len(x)
+        with torch.no_grad():
+            answers = [self._shown(self._answer(part)) for part in x.detach().split(self._batch)]
+        return answers[0] if len(answers) == 1 else torch.cat(answers)
+
+    def _shown(self, out: Tensor) -> Tensor:
+        if self.reveals == "labels":
+            return out.argmax(1) if out.ndim == 2 else out.long()
+        if out.ndim == 1:
+            raise ValueError(f"this oracle reveals labels only, and {self.reveals} were asked for")
+        return out.softmax(1) if self.reveals == "scores" and isinstance(self._answer, nn.Module) else out
+
+    def labels(self, x: Tensor) -> Tensor:
+        """The labels `(B,)` that the answers say, whatever this oracle reveals."""
+        out = self(x)
+        return out if out.ndim == 1 else out.argmax(1)
+
+    def narrowed(self, reveals: Reveals, budget: int | None = None) -> Oracle:
+        """A door onto this one that shows less (`labels` of scores) within a budget of its own; both count."""
+        return Oracle(self, reveals, budget, self._batch)
+
+
+LabelOracle = Annotated[Oracle, "labels"]
+ScoreOracle = Annotated[Oracle, "scores"]
+
+
+@dataclass
+class Meter:
+    """What a run has cost so far, in rows: one forward of a batch of 32 counts 32."""
+
+    forwards: int = 0
+    backwards: int = 0
+    started: float = field(default_factory=time.perf_counter)
+    tick: Callable[[Meter], None] | None = None
+    _handles: dict[nn.Module, RemovableHandle] = field(default_factory=lambda: {})
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.started
+
+    def watch(self, model: nn.Module) -> None:
+        """Count what goes through `model` from now on; watching it twice counts once."""
+        if model not in self._handles and self._forward not in model._forward_hooks.values():
+            self._handles[model] = model.register_forward_hook(self._forward)
+
+    def stop(self) -> None:
+        for handle in self._handles.values():
+            handle.remove()
+        self._handles.clear()
+
+    def _forward(self, _module: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
+        self.forwards += len(inputs[0])
+        if out.requires_grad:
+            out.register_hook(self._backward)
+        if self.tick is not None:
+            self.tick(self)
+
+    def _backward(self, grad: Tensor) -> None:
+        self.backwards += len(grad)
+
+
+@contextmanager
+def metered(*models: nn.Module, tick: Callable[[Meter], None] | None = None) -> Iterator[Meter]:
+    """Count the rows that go forwards and backwards through `models` inside the block; the models stay as they are.
+
+    Counting uses a tensor hook on the output, so it is exact beside in-place operations and compiled models; calls
+    inside `torch.func.vmap` are counted once, not once per mapped row.
+    """
+    meter = Meter(tick=tick)
+    for model in models:
+        meter.watch(model)
+    try:
+        yield meter
+    finally:
+        meter.stop()
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[nn.Module]:
+    """Evaluation mode with parameters that ask for no gradient, and everything as it was afterwards.
+
+    Gradients then flow to inputs only, which costs about a third less than when parameter gradients are built too.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    wants = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    model.eval()
+    for parameter, _ in wants:
+        parameter.requires_grad_(False)
+    try:
+        yield model
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, requires_grad in wants:
+            parameter.requires_grad_(requires_grad)
+
+
+def inference_form(model: nn.Module, sample: Tensor, precision: Precision = "float32") -> nn.Module:
+    """A copy of `model` that answers the same and faster: batch-norm folded into convolutions, channels last.
+
+    With `bfloat16` (where the processor computes in it; `auto` is the same) everything between the first layer and the
+    last linear layer is in bfloat16: small perturbations enter, and differences between logits leave, in float32.
+    `sample` `(B, ...)` is what the copy is checked on: if the model cannot be traced, or if any output differs by more
+    than 1e-4 of the outputs' scale (4 % in bfloat16), the next slower form is returned,
+    in the end the model itself. Success is always judged on the original, so this can cost an attack a success, never
+    grant one. Forward hooks of `model`, such as a meter's, are on the copy too.
+    """
+    if any(isinstance(module, nn.RNNBase) for module in model.modules()):
+        return model
+    with torch.no_grad(), frozen(model):
+        expected = model(sample)
+        try:
+            traced = _fold(_copied(model)).eval()
+        except Exception:  # fx refuses what it cannot trace with many types of error; the model itself still works
+            traced = None
+        if precision != "float32" and traced is not None and sample.dtype == torch.float32 and _has_bfloat16(sample):
+            form = _laid_out(_narrowed(_copied(traced)), sample)
+            if _answers_alike(form, sample, expected, 0.04):
+                return _with_hooks(form, model)
+        form = _laid_out(_copied(model).eval() if traced is None else traced, sample)
+        return _with_hooks(form, model) if _answers_alike(form, sample, expected, 1e-4) else model
+
+
+def _has_bfloat16(sample: Tensor) -> bool:
+    """Whether the processor that holds `sample` computes in bfloat16 itself, not through conversions."""
+    if sample.is_cuda:
+        return torch.cuda.get_device_capability(sample.device) >= (8, 0)
+    if sample.device.type != "cpu":
+        return False
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def _laid_out(form: nn.Module, sample: Tensor) -> nn.Module:
+    form.requires_grad_(False)
+    if sample.ndim == 4:
+        form = form.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return form
+
+
+def _answers_alike(form: nn.Module, sample: Tensor, expected: Tensor, tolerance: float) -> bool:
+    try:
+        got = form(sample)
+    except RuntimeError:  # a mixture of types that an operation does not take
+        return False
+    if got.shape != expected.shape or got.dtype != expected.dtype:
+        return False
+    scale = expected.abs().max().clamp_min(1e-6)
+    return bool(((got - expected).abs() <= tolerance * scale).all())
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """A deep copy that shares hooks with the original: a hook may hold its owner, which need not be copied."""
+    return copy.deepcopy(model, {id(hook): hook for part in model.modules() for hook in part._forward_hooks.values()})
+
+
+def _with_hooks(form: nn.Module, model: nn.Module) -> nn.Module:
+    form._forward_hooks.clear()
+    for hook in model._forward_hooks.values():
+        form.register_forward_hook(hook)
+    return form
+
+
+def _narrowed(graph: nn.Module) -> nn.Module:
+    """The layers between the first and the last one in bfloat16, with casts at both ends."""
+    assert isinstance(graph, fx.GraphModule)
+    modules = dict(graph.named_modules())
+    layers = [
+        node
+        for node in graph.graph.nodes
+        if node.op == "call_module" and isinstance(modules[node.target], nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear)
+    ]
+    if len(layers) < 3 or len({node.target for node in layers}) < len(layers):
+        return graph
+    for node in layers[1:-1]:
+        modules[node.target].to(torch.bfloat16)
+    first, last = layers[0], layers[-1]
+    with graph.graph.inserting_after(first):
+        narrow = graph.graph.call_method("to", (first, torch.bfloat16))
+    first.replace_all_uses_with(narrow, delete_user_cb=lambda user: user is not narrow)
+    with graph.graph.inserting_before(last):
+        widen = graph.graph.call_method("to", (last.args[0], torch.float32))
+    last.replace_input_with(last.args[0], widen)
+    graph.recompile()
+    return graph
+
+
+def _fold(model: nn.Module) -> nn.Module:
+    graph = fx.symbolic_trace(model)
+    modules = dict(graph.named_modules())
+    for node in list(graph.graph.nodes):
+        norm = modules.get(node.target) if node.op == "call_module" else None
+        if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) or norm.running_var is None:
+            continue
+        source = node.args[0]
+        before = modules.get(source.target) if source.op == "call_module" and len(source.users) == 1 else None
+        calls = sum(1 for other in graph.graph.nodes if other.op == "call_module" and other.target == source.target)
+        if calls != 1 or not isinstance(before, nn.Conv2d | nn.Linear):
+            continue
+        fuse = fuse_conv_bn_eval if isinstance(before, nn.Conv2d) else fuse_linear_bn_eval
+        folded = fuse(before, norm)
+        parent, _, name = source.target.rpartition(".")
+        setattr(graph.get_submodule(parent), name, folded)
+        modules[source.target] = folded
+        node.replace_all_uses_with(source)
+        graph.graph.erase_node(node)
+    graph.recompile()
+    return graph

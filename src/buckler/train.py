@@ -1,0 +1,102 @@
+"""The loop. Everything that trains in Buckler trains here: a loss per row goes in, a trained model comes out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+Data = tuple[Tensor, Tensor] | Dataset[tuple[Tensor, Tensor]]
+LossPerRow = Callable[[nn.Module, Tensor, Tensor], Tensor]
+SMALL = 1 << 30
+"""Bytes up to which tensors are moved to the device whole."""
+
+
+def cross_entropy(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy per row, `(B,)`; `y` is labels `(B,)` or probabilities `(B, K)`."""
+    return F.cross_entropy(model(x), y, reduction="none")
+
+
+def fit(
+    model: nn.Module,
+    data: Data,
+    *,
+    loss: LossPerRow = cross_entropy,
+    epochs: float = 10,
+    batch: int = 128,
+    rate: float = 0.1,
+    decay: float = 5e-4,
+    augment: Callable[[Tensor], Tensor] | None = None,
+    device: torch.device | str | None = None,
+    precision: Literal["float32", "bfloat16"] = "float32",
+    seed: int = 0,
+    tick: Callable[[float, float], None] | None = None,
+) -> nn.Module:
+    """Train `model` in place by SGD with Nesterov momentum and a triangular learning rate; return it, evaluating.
+
+    `data` is tensors `(x, y)`, `x` `(N, ...)` as float in [0, 1] or uint8, or a `Dataset` of rows, which is streamed.
+    `loss` gives one loss per row. `rate` is the peak of the schedule: it rises for the first fifth and falls to zero. A
+    fraction of an epoch is allowed. `augment` changes a batch `(B, ...)` on the device. `tick(done, mean_loss)` is told
+    the share of training done after each step. The global random state is forked, so `seed` alone decides the draws
+    (on one machine and thread count). A loss that is not finite raises a `ValueError`.
+    """
+    where = torch.device(device) if device is not None else next(model.parameters()).device
+    many = len(data[0]) if isinstance(data, tuple) else len(data)  # pyright: ignore[reportArgumentType]
+    if many == 0:
+        raise ValueError("expected at least one row to train on, got none")
+    per_epoch = math.ceil(many / batch)
+    total = max(1, round(epochs * per_epoch))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = model.to(where).train()
+        wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.SGD(wanted, rate, momentum=0.9, weight_decay=decay, nesterov=True)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _triangle((step + 1) / (total + 1)))
+        done = 0
+        while done < total:
+            for x, y in _shuffled(data, batch, where):
+                x = x.float() / 255 if x.dtype == torch.uint8 else x
+                x = x if augment is None else augment(x)
+                with torch.autocast(where.type, torch.bfloat16) if precision == "bfloat16" else nullcontext():
+                    value = loss(model, x, y).mean()
+                optimizer.zero_grad(set_to_none=True)
+                value.backward()
+                optimizer.step()
+                schedule.step()
+                done += 1
+                if done % 32 == 0 or done == total:
+                    level = float(value.detach())
+                    if not math.isfinite(level):
+                        raise ValueError(f"the loss became {level} at step {done} of {total}: lower the rate ({rate})")
+                    if tick is not None:
+                        tick(done / total, level)
+                if done == total:
+                    break
+    return model.eval()
+
+
+def _triangle(share: float) -> float:
+    return share / 0.2 if share < 0.2 else (1 - share) / 0.8
+
+
+def _shuffled(data: Data, batch: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    if isinstance(data, tuple):
+        x, y = data
+        if x.nbytes <= SMALL:
+            x, y = x.to(device), y.to(device)
+        for rows in torch.randperm(len(x), device=x.device).split(batch):
+            yield x[rows].to(device), y[rows].to(device)
+        return
+    order = torch.randperm(len(data))  # pyright: ignore[reportArgumentType]
+    for rows in order.split(batch):
+        pairs = [data[int(row)] for row in rows]
+        yield (
+            torch.stack([torch.as_tensor(x) for x, _ in pairs]).to(device),
+            torch.stack([torch.as_tensor(y) for _, y in pairs]).to(device),
+        )

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from buckler.target import Oracle, QueryBudgetExceeded, frozen, metered
+
+
+def test_an_oracle_reveals_no_more_than_it_may_and_counts_rows() -> None:
+    model, x = nn.Linear(3, 4), torch.rand(5, 3)
+    labels, scores, logits = (Oracle(model, reveals) for reveals in ("labels", "scores", "logits"))  # pyright: ignore
+    assert torch.equal(labels(x), model(x).argmax(1))
+    assert torch.allclose(scores(x).sum(1), torch.ones(5))
+    assert not logits(x).requires_grad
+    assert torch.allclose(logits(x), model(x).detach())
+    assert (labels.asked, scores.asked, logits.asked) == (5, 5, 10)
+    with pytest.raises(ValueError, match="labels only"):
+        Oracle(labels, "scores")(x)
+
+
+def test_a_budget_is_refused_before_anything_is_asked() -> None:
+    asked: list[int] = []
+
+    def answer(x: torch.Tensor) -> torch.Tensor:
+        asked.append(len(x))
+        return x
+
+    oracle = Oracle(answer, "logits", budget=7)
+    oracle(torch.rand(5, 2))
+    with pytest.raises(QueryBudgetExceeded, match="at most 7"):
+        oracle(torch.rand(3, 2))
+    assert (oracle.asked, sum(asked)) == (5, 5)
+
+
+def test_batches_of_an_oracle_are_split() -> None:
+    sizes: list[int] = []
+
+    def answer(x: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(x))
+        return x.argmax(1)
+
+    assert len(Oracle(answer, "labels", batch=4)(torch.rand(10, 3))) == 10
+    assert sizes == [4, 4, 2]
+
+
+def test_a_narrowed_oracle_counts_at_both_doors() -> None:
+    outer = Oracle(nn.Linear(3, 4), "scores")
+    inner = outer.narrowed("labels", 6)
+    assert inner(torch.rand(6, 3)).shape == (6,)
+    assert (inner.asked, outer.asked) == (6, 6)
+    with pytest.raises(QueryBudgetExceeded):
+        inner(torch.rand(1, 3))
+
+
+def test_metering_is_exact_beside_in_place_operations_and_leaves_no_hooks() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(inplace=True), nn.Linear(3, 2))
+    x = torch.rand(6, 3)
+    with metered(model) as meter:
+        model(x)
+        torch.autograd.grad(model(x.requires_grad_()).sum(), x)
+        with torch.no_grad():
+            model(x[:2])
+    assert (meter.forwards, meter.backwards) == (14, 6)
+    model(x)
+    assert meter.forwards == 14
+    assert not model._forward_hooks
+
+
+def test_frozen_gives_everything_back() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Dropout(), nn.BatchNorm1d(3))
+    model[2].eval()
+    model[0].weight.requires_grad_(False)
+    modes = [module.training for module in model.modules()]
+
+    def use() -> None:
+        with frozen(model):
+            assert not any(module.training for module in model.modules())
+            assert not any(p.requires_grad for p in model.parameters())
+            raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"):
+        use()
+    assert [module.training for module in model.modules()] == modes
+    assert [p.requires_grad for p in model.parameters()] == [False, True, True, True]

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from buckler.nets import LinearModel, ResNet, SmallCNN
+from buckler.train import fit
+
+
+def _blobs(many: int = 200) -> tuple[Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    y = torch.arange(many) % 2
+    return (torch.randn(many, 4, generator=draw) * 0.1 + 0.3 + 0.4 * y[:, None]).clamp(0, 1), y
+
+
+def _net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Linear(4, 2)
+
+
+def test_it_learns_and_ends_in_evaluation_mode() -> None:
+    x, y = _blobs()
+    model = fit(_net(), (x, y), epochs=20, batch=32)
+    assert not model.training
+    assert (model(x).argmax(1) == y).float().mean() > 0.95
+
+
+def test_the_seed_decides_and_the_global_state_does_not_move() -> None:
+    data = _blobs()
+    torch.manual_seed(1)
+    one = fit(_net(), data, epochs=2, seed=5)
+    torch.manual_seed(2)
+    two = fit(_net(), data, epochs=2, seed=5)
+    other = fit(_net(), data, epochs=2, seed=6)
+    assert torch.equal(one.weight, two.weight)  # pyright: ignore
+    assert not torch.equal(one.weight, other.weight)  # pyright: ignore
+    net, state = _net(), torch.random.get_rng_state()
+    fit(net, data, epochs=1)
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_tensors_datasets_and_bytes_train_alike() -> None:
+    x, y = _blobs(64)
+    pixels = (x * 255).round().to(torch.uint8)
+    plain = fit(_net(), (pixels.float() / 255, y), epochs=2, batch=16)
+    streamed = fit(_net(), TensorDataset(pixels, y), epochs=2, batch=16)
+    packed = fit(_net(), (pixels, y), epochs=2, batch=16)
+    assert torch.allclose(plain.weight, streamed.weight)  # pyright: ignore
+    assert torch.allclose(plain.weight, packed.weight)  # pyright: ignore
+
+
+def test_a_loss_per_row_and_soft_labels() -> None:
+    x, y = _blobs(64)
+    seen: list[int] = []
+
+    def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        seen.append(len(x))
+        return (model(x).softmax(1) - y).square().sum(1)
+
+    ticks: list[float] = []
+    fit(
+        _net(),
+        (x, nn.functional.one_hot(y, 2).float()),
+        loss=loss,
+        epochs=1.5,
+        batch=16,
+        tick=lambda d, _: ticks.append(d),
+    )
+    assert seen == [16] * 6
+    assert ticks[-1] == 1.0
+    fit(_net(), (x, nn.functional.one_hot(y, 2).float()), epochs=1)
+
+
+def test_what_cannot_be_trained_says_so() -> None:
+    x, y = _blobs(32)
+    with pytest.raises(ValueError, match="lower the rate"):
+        fit(_net(), (x, y), loss=lambda m, x, _: m(x).sum(1) * float("nan"), epochs=1)
+    with pytest.raises(ValueError, match="at least one row"):
+        fit(_net(), (x[:0], y[:0]), epochs=1)
+
+
+def test_networks_have_the_shapes_they_say() -> None:
+    assert SmallCNN(channels=3, side=9, classes=4)(torch.rand(2, 3, 9, 9)).shape == (2, 4)
+    assert ResNet(channels=3, blocks=(2, 2, 2, 2), width=8)(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+    assert sum(p.numel() for p in ResNet().parameters()) == 77_754
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_the_linear_models_distance_is_the_distance(norm: str) -> None:
+    draw = torch.Generator().manual_seed(2)
+    model = LinearModel(torch.randn(3, 6, generator=draw), torch.randn(3, generator=draw)).double()
+    x = torch.rand(5, 6, generator=draw, dtype=torch.float64)
+    y = model(x).argmax(1)
+    distance = model.distances(x, y, norm)
+    gaps = model.weight.detach()[y][:, None] - model.weight.detach()[None]
+    # the best direction by the dual norm just crosses at the distance, and random directions do not before it
+    for row in range(5):
+        best = []
+        for other in {0, 1, 2} - {int(y[row])}:
+            w = gaps[row, other]
+            step = {"linf": w.sign(), "l2": w / w.norm(), "l1": torch.zeros(6).double()}[norm]
+            if norm == "l1":
+                step[w.abs().argmax()] = w[w.abs().argmax()].sign()
+            for scale, crossed in ((0.999, False), (1.001, True)):
+                moved = model((x[row] - scale * distance[row] * step)[None]).argmax(1) != y[row]
+                best.append((bool(moved), crossed))
+        assert (True, True) in best
+        assert (True, False) not in best
