@@ -168,7 +168,8 @@ def _fingerprint(job: Job, identity: dict[str, str]) -> str:
     described = describe(job.method)
     asked = {key: describe(value).path if callable(value) else str(value) for key, value in job.asked.items()}
     source = hashlib.sha256(described.source.encode()).hexdigest()
-    return fingerprint(method=job.path, params=described.params, asked=asked, subject=identity, source=source)
+    parts = {"method": job.path, "params": described.params, "asked": asked, "subject": identity, "source": source}
+    return fingerprint(parts)
 
 
 def _open(out: Path, request: dict[str, Any]) -> dict[str, Any]:

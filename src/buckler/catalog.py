@@ -33,6 +33,10 @@ class Knob:
     default: str | None
     """The default as it is written; None where a value must be given."""
 
+    @property
+    def flag(self) -> str:
+        return f"--{self.name.replace('_', '-')}"
+
 
 @dataclass(frozen=True)
 class Card:

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Sequence
 from enum import Enum
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -25,7 +24,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-INTERRUPTED = 130
+INTERRUPTED, GONE = 130, 141  # as shells count a process that SIGINT or SIGPIPE ended
 UsageError = typer.BadParameter.__mro__[1]  # click's, wherever this version of typer keeps it
 
 
@@ -64,22 +63,26 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; an error is one sentence on stderr."""
     try:
         code = app(args=words if words is None else list(words), standalone_mode=False)
-        return code if isinstance(code, int) else 0
-    except (KeyboardInterrupt, typer.Abort):
-        return _complain("interrupted; what had finished is kept, and the same command continues", INTERRUPTED)
-    except BrokenPipeError:  # the reader of stdout went away, as `head` does
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-        return 0
+    except SystemExit:  # the reader of stdout went away, as `head` does
+        return GONE
     except Exception as error:  # a traceback is a bug: whatever went wrong is said in one sentence
         if os.environ.get("BUCKLER_DEBUG"):
             raise
-        text = " ".join(str(error).split())
-        if isinstance(error, UsageError | ValueError):
-            return _complain(text or type(error).__name__, 2)
-        if isinstance(error, OSError):
-            return _complain(f"{error.strerror or text}{f': {error.filename}' if error.filename else ''}", 2)
-        name = type(error).__name__
-        return _complain(f"unexpected {name}: {text or 'no message'} (BUCKLER_DEBUG=1 shows where)", 2)
+        return _complain(_sentence(error), 2)
+    if code == INTERRUPTED:
+        return _complain("interrupted; what had finished is kept, and the same command continues", code)
+    return code if isinstance(code, int) else 0
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, UsageError):
+        return " ".join(cast(typer.BadParameter, error).format_message().split())
+    text = " ".join(str(error).split()) or "no message"
+    if isinstance(error, ValueError):
+        return text
+    if isinstance(error, OSError):
+        return f"{error.strerror or text}{f': {error.filename}' if error.filename else ''}"
+    return f"unexpected {type(error).__name__}: {text} (BUCKLER_DEBUG=1 shows where)"
 
 
 def _complain(text: str, code: int) -> int:
@@ -129,16 +132,15 @@ def list_(
 def show(path: Annotated[str, typer.Argument(help="The path of a method, evasion/pgd.")]) -> None:
     """Show a method: its paper, what it holds, its flags and their defaults."""
     from buckler.catalog import card
-    from buckler.flags import spelled
 
     found = card(path)
     typer.echo(f"{found.path}: {found.title}\n")
     typer.echo(f"kind      {found.kind}\nholds     {found.sees}\npaper     {found.reference}")
     typer.echo(f"tags      {', '.join(found.tags)}\n\n{found.text}\n\n{found.summary}\n")
-    wide = max((len(knob.name) for knob in found.knobs), default=0) + 2
+    wide = max((len(knob.flag) for knob in found.knobs), default=0)
     for knob in found.knobs:
         default = "must be given" if knob.default is None else f"default {knob.default}"
-        typer.echo(f"  --{spelled(knob.name):{wide}} {knob.type}, {default}")
+        typer.echo(f"  {knob.flag:{wide}}  {knob.type}, {default}")
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,18 +25,22 @@ class Pair:
 
 
 def compare(before: Path, after: Path) -> tuple[list[Pair], list[str]]:
-    """What two runs have in common, and a sentence for each trial that only one of them has.
+    """What two runs have in common, and a sentence for each trial that cannot be compared.
 
     Trials are compared only if method, parameters and threat are equal and both are `ok`.
     """
     first, second = _trials(before), _trials(after)
-    pairs = [pair for key, trial in first.items() if key in second for pair in _pairs(trial, second[key])]
-    alone = [
-        f"{trial.method} at {trial.threat.within}: only in {folder}"
-        for here, there, folder in ((first, second, before), (second, first, after))
-        for key, trial in here.items()
-        if key not in there
-    ]
+    pairs: list[Pair] = []
+    alone: list[str] = []
+    for key, trial in first.items():
+        here = f"{trial.method} at {trial.threat.within}"
+        if key not in second:
+            alone.append(f"{here}: only in {before}")
+        elif trial.status == second[key].status == "ok":
+            pairs += _pairs(trial, second[key])
+        else:
+            alone.append(f"{here}: {trial.status} in {before}, {second[key].status} in {after}, so not compared")
+    alone += [f"{t.method} at {t.threat.within}: only in {after}" for key, t in second.items() if key not in first]
     return pairs, alone
 
 
@@ -46,11 +51,8 @@ def _trials(run: Path) -> dict[str, Trial]:
     for folder in sorted((run / "trials").iterdir()):
         if folder.name.startswith(".") or ".damaged" in folder.name:
             continue
-        try:
+        with suppress(DamagedTrial):
             trial = load(folder)
-        except DamagedTrial:
-            continue
-        if trial.status == "ok":
             key = json.dumps([trial.method, trial.params, trial.threat.record()], sort_keys=True, default=str)
             trials[key] = trial
     return trials

@@ -54,9 +54,7 @@ def looks_like_probabilities(out: Tensor) -> bool:
     return bool((out >= 0).all()) and bool(((out.double().sum(1) - 1).abs() < 1e-3).all())
 
 
-def check_contract(
-    model: nn.Module | Oracle, x: Tensor, y: Tensor, *, classes: int | None = None
-) -> tuple[Check, ...]:
+def check_contract(model: nn.Module | Oracle, x: Tensor, y: Tensor, *, classes: int | None = None) -> tuple[Check, ...]:
     """Try `model` on a few rows of its data and say what would spoil every number measured on them.
 
     `x` `(N, ...)` in [0, 1], `y` `(N,)` int64; `classes` is the expected number of classes, if known. The model is
@@ -104,7 +102,8 @@ def _data(x: Tensor, y: Tensor) -> tuple[Check, ...]:
         if low != low or high != high:
             hint = "NaN inputs: clean the data"
         elif low >= 0 and high > 2:
-            hint = f"inputs reach {high:.4g}: divide by {255 if high <= 255 else 'their maximum'} so that they lie in [0, 1]"
+            by = "255" if high <= 255 else "their maximum"
+            hint = f"inputs reach {high:.4g}: divide by {by} so that they lie in [0, 1]"
         else:
             hint = (
                 f"inputs lie in [{low:.4g}, {high:.4g}], not in [0, 1]: leave out the normalisation of the data "
@@ -157,13 +156,17 @@ def _answers(
         return tuple(checks)
     if many is not None:
         high = int(y.max())
-        bad = f"the label {high} occurs and the model knows 0 to {many - 1}: give the classes their indices in the model"
+        bad = (
+            f"the label {high} occurs and the model knows 0 to {many - 1}: give the classes their indices in the model"
+        )
         checks.append(_check("classes", high < many, "every label is a class of the model", bad, float(high)))
         if high >= many:
             return tuple(checks)
     if reveals != "labels":
         broken = float((~out.isfinite()).any(1).double().mean())
-        bad = f"{broken:.0%} of rows answer NaN or Inf: mend the model (a division, a log, an overflow in half precision)"
+        bad = (
+            f"{broken:.0%} of rows answer NaN or Inf: mend the model (a division, a log, an overflow in half precision)"
+        )
         checks.append(_check("finite", broken == 0, "answers are finite", bad, broken))
         if broken:
             return tuple(checks)
@@ -189,8 +192,8 @@ def _behaviour(model: Answer, x: Tensor, out: Tensor) -> list[Check]:
     differs = apart(first, again)
     same = float((first.double() - again.double()).abs().max()) <= tolerance(first)
     bad = (
-        f"two calls on the same rows differ by {differs:.2g} of their scale: switch off dropout and other randomness in "
-        "evaluation mode, or attack the expectation over draws"
+        f"two calls on the same rows differ by {differs:.2g} of their scale: switch off dropout and other randomness "
+        "in evaluation mode, or attack the expectation over draws"
     )
     checks = [_check("random", same, "the same rows get the same answers", bad, differs)]
     if not same:
@@ -200,7 +203,9 @@ def _behaviour(model: Answer, x: Tensor, out: Tensor) -> list[Check]:
     except QueryBudgetExceeded:
         return [*checks, unknown("batch", "the oracle's budget is spent")]
     except Exception as error:  # see `_answers`
-        says = f"the model raises {type(error).__name__} on a single row: make it use running statistics when it is used"
+        says = (
+            f"the model raises {type(error).__name__} on a single row: make it use running statistics when it is used"
+        )
         return [*checks, Check("batch", False, _sentence(says), 1.0)]
     differs = max(apart(alone, first), apart(alone, out[:ALONE]))
     same = differs * float(alone.double().abs().max().clamp_min(1e-6)) <= tolerance(alone)
@@ -229,22 +234,26 @@ def _accuracy(model: Answer, x: Tensor, y: Tensor, out: Tensor, many: int | None
         checks = [_check("chance", better, good, bad, hits / n)]
     if hits >= 0.9 * n or not x.is_floating_point():
         return [*checks, Check("scale", True, "The model reads inputs in [0, 1].", hits / n)]
+    best, kinds = hits, list[str]()
     for kind, moved in _scales(x):
         try:
-            told_now = torch.cat([model(part) for part in moved.split(64)])
+            said = torch.cat([model(part) for part in moved.split(64)])
         except QueryBudgetExceeded:
             return [*checks, unknown("scale", "the oracle's budget is spent")]
         except Exception:  # a model that refuses another range does not want it
             continue
-        now = (told_now if told_now.ndim == 1 else told_now.argmax(1)) == y
+        now = (said if said.ndim == 1 else said.argmax(1)) == y
         won, lost = int((now & ~right).sum()), int((right & ~now).sum())
         if (won - lost) / n >= 0.1 and beats(lost, won, 0.999):
-            says = (
-                f"{int(now.sum())} rows of {n} are right on {kind} and {hits} on [0, 1]: make that scaling the first "
-                "layer of the model"
-            )
-            return [*checks, Check("scale", False, _sentence(says), float(now.double().mean()))]
-    return [*checks, Check("scale", True, "No other scale of the inputs suits the model much better.", hits / n)]
+            best = max(best, int(now.sum()))
+            kinds.append(kind)
+    says = (
+        f"{best} rows of {n} are right on {' or '.join(kinds)} and {hits} on [0, 1]: make the scaling of the training "
+        "data the first layer of the model"
+        if kinds
+        else "no other scale of the inputs suits the model much better"
+    )
+    return [*checks, Check("scale", not kinds, _sentence(says), best / n)]
 
 
 def _scales(x: Tensor) -> list[tuple[str, Tensor]]:

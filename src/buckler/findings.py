@@ -23,7 +23,7 @@ from buckler.trial import Check, Cost
 if sys.version_info >= (3, 11):
     import tomllib
 else:
-    import tomli as tomllib
+    import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 SCHEMA = "buckler/report/1"
 Stage = Literal["data", "training", "weights", "queries", "embeddings"]
@@ -170,7 +170,9 @@ class Figure:
 
     def __post_init__(self) -> None:
         if bool(self.svg) == bool(self.png):
-            raise ValueError(f"figure {self.name!r}: expected either svg or png, got {'both' if self.svg else 'neither'}")
+            raise ValueError(
+                f"figure {self.name!r}: expected either svg or png, got {'both' if self.svg else 'neither'}"
+            )
         if not self.alt:
             raise ValueError(f"figure {self.name!r}: expected a text that says what it shows (alt), got none")
 
@@ -245,7 +247,8 @@ class Finding:
 def _check_cell(what: str, cell: tuple[str, str] | None) -> None:
     if cell is not None and not (len(cell) == 2 and cell[0] in STAGES and cell[1] in PROPERTIES):
         raise ValueError(
-            f"{what}: expected a cell (stage, property) out of {', '.join(STAGES)} x {', '.join(PROPERTIES)}, got {cell}"
+            f"{what}: expected a cell (stage, property) out of {', '.join(STAGES)} x {', '.join(PROPERTIES)}, "
+            f"got {cell}"
         )
 
 
@@ -304,7 +307,8 @@ def verdict(report: Report) -> Verdict:
     missing = sum(f.state == "not measured" for f in report.findings) + len(report.not_measured)
     rest = f" {_count(missing, 'check')} not measured." if missing else ""
     if report.contradictions:
-        return _verdict("error", f"The results contradict each other, so none is signed off: {report.contradictions[0]}")
+        first = _sentence(report.contradictions[0])
+        return _verdict("error", f"The results contradict each other, so none is signed off: {first}")
     if failing:
         broken = f" {_count(len(errors), 'check')} ended in an error." if errors else ""
         worst = failing[0]
@@ -314,7 +318,9 @@ def verdict(report: Report) -> Verdict:
             f"{_sentence(worst.title)}{broken}{rest}",
         )
     if errors:
-        return _verdict("error", f"{_count(len(errors), 'check')} ended in an error: {_sentence(errors[0].claim)}{rest}")
+        return _verdict(
+            "error", f"{_count(len(errors), 'check')} ended in an error: {_sentence(errors[0].claim)}{rest}"
+        )
     if not found and not clear:
         return _verdict("not measured", "Nothing could be measured, so nothing is known about this model's security.")
     below = f"{_count(len(found), 'finding')} below it" if found else "nothing found"
@@ -330,4 +336,5 @@ def _count(many: int, what: str) -> str:
 
 
 def _sentence(text: str) -> str:
-    return text if text.endswith((".", "!", "?")) else f"{text}."
+    line = " ".join(text.split())
+    return line if line.endswith((".", "!", "?")) else f"{line}."

@@ -8,6 +8,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import Any, Literal
 
 from torch import Tensor
@@ -82,8 +83,8 @@ def _as(text: str, kind: Any) -> object:
         return {"true": True, "yes": True, "false": False, "no": False}.get(text.lower(), Ellipsis)
     if kind in (int, float):
         try:
-            return kind(text.replace("_", ""))
-        except ValueError:
+            return kind(text) if kind is int or "/" not in text else float(Fraction(text.replace(" ", "")))
+        except (ValueError, ZeroDivisionError):
             return Ellipsis
     if origin is Literal:
         return next((value for value in arguments if str(value) == text), Ellipsis)

@@ -260,7 +260,7 @@ def _data(folder: Path, key: str, text: str) -> Data:
 
 def _arrays(path: Path, key: str) -> tuple[object, object]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:
             if not isinstance(archive, np.lib.npyio.NpzFile) or not {"x", "y"} <= set(archive.files):
                 raise ValueError(f"arrays x and y, got {', '.join(archive.files) or 'none'}")
             return archive["x"], archive["y"]
@@ -320,11 +320,13 @@ def _trained(name: str, recipe: partial[nn.Module], data: tuple[Tensor, Tensor],
     model = _seeded(recipe.keywords["net"])
     settings = {key: value for key, value in recipe.keywords.items() if key != "net"}
     key = fingerprint(
-        start=fingerprint_tensors(model.state_dict()),
-        data=fingerprint_tensors({"x": data[0], "y": data[1]}),
-        loop=inspect.getsource(train),
-        versions=[__version__, torch.__version__],
-        **settings,
+        {
+            "start": fingerprint_tensors(model.state_dict()),
+            "data": fingerprint_tensors({"x": data[0], "y": data[1]}),
+            "loop": inspect.getsource(train),
+            "versions": [__version__, torch.__version__],
+            **settings,
+        }
     )
     path = cache_folder() / "demo" / f"{name}-{key}.safetensors"
     try:

@@ -113,7 +113,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def fingerprint(**parts: object) -> str:
+def fingerprint(parts: Mapping[str, object]) -> str:
     """SHA-256 of what decides a trial's outcome, named parts in any order, as 16 hexadecimal digits."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
@@ -130,7 +130,7 @@ def fingerprint_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 def fingerprint_model(model: nn.Module) -> str:
     """Of a model: its structure as printed, and its weights and buffers."""
-    return fingerprint(structure=repr(model), weights=fingerprint_tensors(model.state_dict()))
+    return fingerprint({"structure": repr(model), "weights": fingerprint_tensors(model.state_dict())})
 
 
 def identity(name: str, model: nn.Module | Oracle, rows: Iterable[tuple[Tensor, Tensor]]) -> dict[str, str]:
@@ -147,7 +147,7 @@ def identity(name: str, model: nn.Module | Oracle, rows: Iterable[tuple[Tensor, 
     elif first is None:
         raise ValueError("expected at least one test row, got none")
     else:
-        weights = fingerprint(reveals=model.reveals, labels=model.labels(first).tolist())
+        weights = fingerprint({"reveals": model.reveals, "labels": model.labels(first).tolist()})
     return {"name": name, "model": weights, "data": digest.hexdigest()[:16]}
 
 

@@ -86,10 +86,12 @@ def test_the_score_is_the_largest_change_of_the_softmax():
     guarded = feature_squeezing(model, bits=2, window=2)
     x = torch.rand(30, 1, 4, 4)
     plain = model(x).softmax(1)
-    expected = torch.stack([
-        (model((3 * x).round() / 3).softmax(1) - plain).abs().sum(1),
-        (model(median(x, 2)).softmax(1) - plain).abs().sum(1),
-    ]).amax(0)
+    expected = torch.stack(
+        [
+            (model((3 * x).round() / 3).softmax(1) - plain).abs().sum(1),
+            (model(median(x, 2)).softmax(1) - plain).abs().sum(1),
+        ]
+    ).amax(0)
     assert torch.allclose(guarded.score(x), expected)
     assert torch.equal(guarded.score(torch.ones(2, 1, 4, 4)), torch.zeros(2))
 

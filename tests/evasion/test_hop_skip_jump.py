@@ -52,10 +52,10 @@ def test_a_door_that_closes_early_leaves_the_best_so_far(linear: tuple[LinearMod
     oracle = Oracle(model, "labels", budget=12_000)
     real = oracle.labels
 
-    def dearer(points: Tensor) -> Tensor:
+    def dearer(x: Tensor) -> Tensor:
         """Charges every row three times, which the attack cannot know."""
-        oracle.asked += 2 * len(points)
-        return real(points)
+        oracle.asked += 2 * len(x)
+        return real(x)
 
     oracle.labels = dearer
     adversarial = hop_skip_jump(oracle, x, y, ball=Ball("l2", math.inf))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 
 from buckler.findings import Finding, NotMeasured, Report, Severity, because, rules, severity
@@ -38,6 +40,7 @@ def images(rows: int = 6, side: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
     return clean.clamp(0, 1), (clean + 0.1 * noise).clamp(0, 1)
 
 
+@cache
 def findings() -> tuple[Finding, ...]:
     strongest = rate(47)
     radii = [0.0, 0.02, 0.04, 0.06, 0.08, 0.1, 0.12]
@@ -49,7 +52,7 @@ def findings() -> tuple[Finding, ...]:
         state="found",
         severity=severity("evasion.robust_accuracy", strongest),
         because=because("evasion.robust_accuracy", strongest),
-        claim="An adversary who knows the weights and may change every pixel by at most 0.1 leaves 13% of answers correct.",
+        claim="An adversary who knows the weights and may change a pixel by at most 0.1 leaves 13% of answers correct.",
         cell=("queries", "integrity"),
         estimates={
             "robust accuracy at linf:0.1": strongest,
@@ -80,7 +83,9 @@ def findings() -> tuple[Finding, ...]:
         remedy_methods=("evasion/trades", "evasion/madry"),
         remedied={
             "robust accuracy at linf:0.1": rate(246),
-            "gain on the same rows": difference((torch.arange(ROWS) < 201).int() - (torch.arange(ROWS) > 357).int(), "gain"),
+            "gain on the same rows": difference(
+                (torch.arange(ROWS) < 201).int() - (torch.arange(ROWS) > 357).int(), "gain"
+            ),
         },
         tags=TAGS,
         cost=Cost(184_220, 171_904, 0, 38.2, 611_000_000),
@@ -171,7 +176,7 @@ def sample(**changes: object) -> Report:
         "gate": Severity.high,
         "findings": findings(),
         "not_measured": (
-            NotMeasured("membership inference", "no training data was named in buckler.toml", ("data", "confidentiality")),
+            NotMeasured("membership", "no training data was named in buckler.toml", ("data", "confidentiality")),
             NotMeasured("poisoning", "no recipe was named, so nothing could be trained again", ("data", "integrity")),
             NotMeasured("transfer from a larger model", "the budget of 5 minutes was spent"),
         ),

@@ -1,8 +1,8 @@
 """Doubts about a model under attack: what makes a gradient lie, and what no attack may be beaten by.
 
-The five checks that AutoAttack makes of a model (Croce and Hein, ICML 2020, https://arxiv.org/abs/2003.01690; its
-`checks` flags), a check for quantised inputs, and three for any attack, after Carlini et al., "On evaluating adversarial
-robustness", 2019, https://arxiv.org/abs/1902.06705: a black box, random noise or a larger limit must not do better.
+The five checks that AutoAttack makes of a model (Croce and Hein, ICML 2020, https://arxiv.org/abs/2003.01690), a check
+for quantised inputs, and three for any attack, after Carlini et al., "On evaluating adversarial robustness", 2019,
+https://arxiv.org/abs/1902.06705: a black box or random noise must not do better, and without a limit nothing stands.
 
 A check that could not be decided has `value` None (`contract.told`). A doubt is raised only when it is established.
 """
@@ -10,16 +10,17 @@ A check that could not be decided has `value` None (`contract.told`). A doubt is
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from buckler.contract import apart, looks_like_probabilities, told, tolerance, unknown
 from buckler.dice import Dice
-from buckler.evasion._search import Goal, Objective, aim, ascend, fooled
+from buckler.evasion._search import Goal, Objective, aim, ascend
 from buckler.method import Holds, Method, describe, held
 from buckler.target import Oracle, frozen
 from buckler.threat import Ball
@@ -30,7 +31,6 @@ GATES = frozenset(
         "logits",
         "gradients",
         "static",
-        "quantised",
         "random",
         "black_box",
         "noise",
@@ -45,7 +45,8 @@ GATES = frozenset(
         "binarization",
     }
 )
-"""Failed, these make a trial inconclusive; `saturated` and `classes` only inform."""
+"""Failed, these make a trial inconclusive. `quantised` (where it kills gradients, `gradients` says so), `saturated` and
+`classes` only inform."""
 ALPHA = 0.002
 """The share of rows by which a weaker attack may be ahead (AutoAttack's `check_square_sr`)."""
 ROWS = 32
@@ -85,13 +86,13 @@ def examine(model: nn.Module, x: Tensor, y: Tensor, *, ball: Ball, seed: int = 0
                 same,
                 "The same input gets the same answer."
                 if same
-                else f"Two answers to the same input differ by {differs:.2g} of their scale: attack the expectation over draws.",
+                else f"Two answers to one input differ by {differs:.2g} of their scale: attack the mean over draws.",
                 differs,
             ),
             _probabilities(first),
             _static(model, x),
             *_slopes(model, x, y, ball, seed),
-            _quantised(model, x, first, seed) if same else unknown("quantised", "answers differ from call to call"),
+            _quantised(model, x, seed) if same else unknown("quantised", "answers differ from call to call"),
         ]
     many = first.shape[1]
     says = f"{many} classes: the DLR loss needs 3, and 4 for a target; attack with cross-entropy or the margin."
@@ -261,12 +262,13 @@ def slope(
             out = model(x)
             if not out.requires_grad:
                 return none, "the model's output does not depend on its input differentiably"
-            (grad,) = torch.autograd.grad(ascend(objective, out, y, goal).sum(), x, allow_unused=True)
+            climbed = ascend(objective, out, y, goal).sum()
+            grads = cast("tuple[Tensor | None, ...]", torch.autograd.grad(climbed, x, allow_unused=True))
     except RuntimeError as error:  # an operation without a derivative, or in place on what the derivative needs
         return none, " ".join(str(error).split())[:120]
-    if grad is None:
+    if grads[0] is None:
         return none, "the model's output does not depend on its input differentiably"
-    flat = grad.flatten(1)
+    flat = grads[0].flatten(1)
     return flat.isfinite().all(1) & (flat != 0).any(1), ""
 
 
@@ -304,7 +306,7 @@ def _probabilities(out: Tensor) -> Check:
 
 
 @contextmanager
-def _overheard() -> Iterator[list[str]]:
+def _overheard() -> Generator[list[str], None, None]:
     """The autograd calls that this thread makes inside the block; nothing is patched."""
     wanted = {torch.autograd.grad.__code__: "autograd.grad", torch.autograd.backward.__code__: "autograd.backward"}
     heard: list[str] = []
@@ -345,19 +347,25 @@ def _static(model: nn.Module, x: Tensor) -> Check:
     return Check("static", not heard and not changed, says, float(len(heard) + len(changed)))
 
 
-def _quantised(model: nn.Module, x: Tensor, out: Tensor, seed: int) -> Check:
+def _quantised(model: nn.Module, x: Tensor, seed: int) -> Check:
     """Whether changes too small to see never change an answer, to the last bit, while larger ones do."""
     if not x.is_floating_point():
         return unknown("quantised", f"inputs are of type {x.dtype}")
     dice, tiny = Dice(x, seed), max(TINY, 4 * torch.finfo(x.dtype).eps)
-    still, moves = torch.ones(len(x), dtype=torch.bool, device=x.device), torch.zeros(1, device=x.device).bool()
+    stuck, moves = torch.zeros(2, len(x), dtype=torch.bool, device=x.device)
     with torch.no_grad():
-        for _ in range(3):
-            still = still & (model(noise(x, Ball("linf", tiny), dice, edge=False)) == out).all(1)
-            moves = moves | (model(noise(x, Ball("linf", 0.3), dice, edge=False)) != out).any(1)
-    found = float((still & moves).double().mean())
+        # shifts, because data may lie just on the edge between two steps, where any change shows
+        for shift in (0.0, 0.013, 0.021):
+            base = (x + shift).clamp(0, 1)
+            out = model(base)
+            still = torch.ones_like(stuck)
+            for _ in range(2):
+                still &= (model(noise(base, Ball("linf", tiny), dice, edge=False)) == out).all(1)
+            stuck |= still
+            moves |= (model(noise(base, Ball("linf", 0.3), dice, edge=False)) != out).any(1)
+    found = float((stuck & moves).double().mean())
     says = (
-        f"On {found:.0%} of rows no change of {tiny:.0e} changes any answer, and larger changes do: inputs are quantised."
+        f"On {found:.0%} of rows no change of {tiny:.0e} changes any answer, and larger ones do: inputs are quantised."
         if found > 0.5
         else "Small changes of the input change the answer."
     )

@@ -9,12 +9,14 @@ one at a time, so that every question belongs to a known row.
 
 Differs from the paper: the instability of predictions is a share of the spread of the logits, not of the loss, which is
 near zero on rows that are nearly lost; progress of an attack that walks outside the limit is measured by the size of
-its smallest success; a row whose iterate has come back to where it was has converged, whatever its last steps did.
+its smallest success; "the last steps" are a quarter of them, ten at most, so that short attacks can be judged, and may
+gain a tenth, which separates attacks of ten steps or more on smooth models from those that are cut short; a row whose
+iterate has come back to where it was has converged, whatever its last steps did.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -34,7 +36,7 @@ ROWS = 8
 CALLS = 250
 """How many questions of an attack on one row are watched; a longer attack is cut off there."""
 LAST = 10
-MOVES = 0.05
+MOVES = 0.1
 """By which share of all that was gained the last steps may still gain, for an attack that is called finished."""
 UNSTABLE = 0.1
 REACH = 8 / 255
@@ -86,7 +88,7 @@ class _Path:
 
 
 @contextmanager
-def _watched(model: nn.Module, path: _Path) -> Iterator[None]:
+def _watched(model: nn.Module, path: _Path) -> Generator[None, None, None]:
     """Note every question that `model` is asked inside the block; the model stays as it is."""
 
     def hook(_module: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
@@ -164,7 +166,9 @@ def _nothing_stands() -> tuple[Check, ...]:
         "incomplete_optimisation",
         "unconstrained_failure",
     )
-    return tuple(Check(name, True, "The attack left no row standing: there is no failure to explain.", 0.0) for name in names)
+    return tuple(
+        Check(name, True, "The attack left no row standing: there is no failure to explain.", 0.0) for name in names
+    )
 
 
 def _hit(model: nn.Module | Oracle, x: Tensor, y: Tensor, wanted: Tensor | None) -> Tensor:
@@ -204,17 +208,17 @@ def _unavailable(paths: list[_Path], white: bool) -> Check:
     name = "unavailable_gradients"
     if not white:
         return unknown(name, "the attack uses no gradients")
-    felt = [path for path in paths if path.blind or path.broken]
+    felt = [path for path in paths if any(path.climbs)]
     if not felt:
-        return unknown(name, "no gradient was seen to reach the attack")
-    flagged = [path.broken or 2 * int(torch.stack(path.blind).sum()) >= len(path.blind) for path in felt]
+        return unknown(name, "the attack was not seen to ask for a gradient")
+    flagged = [
+        path.broken or not path.blind or 2 * int(torch.stack(path.blind).sum()) >= len(path.blind) for path in felt
+    ]
     bad = "On {} rows most gradients that reached the attack were zero, not finite, or cut off: use a surrogate."
     return _share(name, flagged, bad, "Gradients reached the attack: {} rows lacked them.")
 
 
-def _unstable(
-    model: nn.Module | Oracle, x: Tensor, y: Tensor, ball: Ball, goal: Tensor | None, seed: int
-) -> Check:
+def _unstable(model: nn.Module | Oracle, x: Tensor, y: Tensor, ball: Ball, goal: Tensor | None, seed: int) -> Check:
     name = "unstable_predictions"
     if isinstance(model, Oracle):
         return unknown(name, "only answers can be had, and asking for more of them costs queries")
@@ -264,7 +268,10 @@ def _incomplete(paths: list[_Path]) -> Check:
         return Check(name, False, "The attack returned rows as they were, without asking the model anything.", 1.0)
     decided = [state for state in map(_unfinished, paths) if state is not None]
     if not decided:
-        return unknown(name, _why(paths) if any(path.error for path in paths) else f"attacks were cut at {CALLS} steps")
+        if any(path.cut for path in paths):
+            return unknown(name, f"attacks were cut off at {CALLS} steps")
+        ended = any(path.gain and not path.error for path in paths)
+        return unknown(name, "attacks ended at their first success, outside the limit" if ended else _why(paths))
     bad = "On {} rows the attack was still gaining when it stopped: give it more steps."
     return _share(name, decided, bad, "Attacks had stopped gaining when they ended: {} rows had not.", allowed=0.25)
 
@@ -281,7 +288,9 @@ def _unfinished(path: _Path) -> bool | None:
     nearest = torch.stack(path.nearest).double().cummin(0).values
     if bool(nearest[-1].isfinite()) and not bool(torch.stack(path.won).any()):
         before = float(nearest[max(0, many - 1 - last)])
-        moved = before == torch.inf or (before - float(nearest[-1])) > MOVES * before
+        if before == torch.inf:
+            return None
+        moved = before - float(nearest[-1]) > MOVES * before
     else:
         gain = torch.stack(path.gain).double().cummax(0).values
         gain = gain[gain.isfinite()]

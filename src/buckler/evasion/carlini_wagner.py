@@ -3,12 +3,14 @@
 Carlini and Wagner, "Towards evaluating the robustness of neural networks", IEEE S&P 2017,
 https://arxiv.org/abs/1608.04644.
 
-Differs from the paper: a row leaves a search when its objective has not improved for `patience` steps (the authors' code
-asks every tenth of the steps, and the batch as a whole), and leaves for good once it is inside a finite radius. The
-change of variables starts a thousandth inside of the box and measures from there, so that saturated elements (black
-pixels) have gradients and the search starts at the clean row exactly. Adam's epsilon is 1e-12, because the gradients
-carry the constant, which starts small. For linf the constant grows tenfold where the penalty's round fails (the authors'
-code: twofold), and a row ends after `searches` failures.
+Differs from the paper: a row whose objective has not improved for `patience` steps goes on at a tenth of the rate, and
+leaves the search when that happens for the third time (the authors' code asks every tenth of the steps, and the batch
+as a whole); it leaves for good once it is inside a finite radius. The change of variables starts a thousandth inside
+of the box and measures from there, so that saturated elements (black pixels) have gradients and the search starts at
+the clean row exactly. Adam's epsilon is 1e-12, because the gradients carry the constant, which starts small. For linf
+the constant grows tenfold after a failure (the authors' code: twofold), and a row ends after `searches` failures. For l2
+a constant succeeds if its search met an adversarial example after the first `patience` steps: Adam's first steps are as
+long whatever the constant is, and would carry a row that is nearer than they are long across the boundary with any.
 
 Tags: atlas:AML.T0043.000, atlas:AML.T0015, nist-ai-100-2:NISTAML.022, owasp-ml:ML01, cwe:1039.
 """
@@ -16,6 +18,7 @@ Tags: atlas:AML.T0043.000, atlas:AML.T0015, nist-ai-100-2:NISTAML.022, owasp-ml:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +32,8 @@ EDGE = 1e-3
 """How far inside the box, as a share of its half width, the change of variables starts."""
 GAIN = 1e-3
 """The share by which an objective must fall to count as improved."""
+COOLED = 2
+"""How often a row's rate is divided by ten before the row leaves a search."""
 HIGHEST = 1e10
 """A constant beyond which it is multiplied rather than bisected: it has not succeeded yet."""
 SHRINK = 0.9
@@ -48,17 +53,17 @@ def carlini_wagner(
     constant: float = 1e-3,
     rate: float = 0.01,
     confidence: float = 0.0,
-    patience: int = 50,
+    patience: int = 30,
     goal: Goal = None,
 ) -> Perturbed:
     """Minimise the perturbation's size plus a constant times the margin, with the constant searched for every row.
 
     `x` `(B, ...)` in [0, 1], `y` `(B,)`; `ball` l2 or linf (a `ValueError` otherwise). With an infinite radius every
-    search is run; with a finite one a row leaves as soon as its best example is inside. l2: `searches` bisections of the
-    constant, each of at most `steps` Adam steps of length `rate`. linf: the elements beyond a threshold are penalised,
-    and the threshold falls to 0.9 of the size reached after every success, until `searches` rounds have failed.
-    `confidence` is the margin of logits that an example must have. Returns `(B, ...)`: the nearest adversarial example
-    met, brought into the ball where it is outside; the clean row where none was met.
+    search is run; with a finite one a row leaves as soon as its best example is inside. l2: `searches` bisections of
+    the constant, each of at most `steps` Adam steps of length `rate`. linf: the elements beyond a threshold are
+    penalised, and the threshold falls to 0.9 of the size reached after every success, until `searches` rounds have
+    failed. `confidence` is the margin of logits that an example must have. Returns `(B, ...)`: the nearest adversarial
+    example met, brought into the ball where it is outside; the clean row where none was met.
     """
     if ball.norm not in ("l2", "linf"):
         raise ValueError(f"expected a ball in l2 or linf, got {ball.norm}: evasion/fmn attacks l1 and l0")
@@ -104,7 +109,7 @@ class _Hunt:
     rate: float
     patience: int
 
-    def margin(self, logits: Tensor, rows: Tensor) -> Tensor:
+    def margin(self, rows: Tensor, logits: Tensor) -> Tensor:
         """How far each row is from what is wanted, `(R,)`: met, with confidence, where it is at most 0."""
         pivot = (self.y if self.goals is None else self.goals)[rows, None]
         lead = (logits.gather(1, pivot) - logits.scatter(1, pivot, -torch.inf).amax(1, keepdim=True)).squeeze(1)
@@ -150,20 +155,21 @@ def _descend(
 ) -> tuple[Tensor, Tensor]:
     """Adam from `shift` in the tanh space; whether each of `rows` `(R,)` succeeded, and the shift where it did.
 
-    With a `threshold` (linf) a row succeeds where an adversarial example is no larger than it, and ends there.
+    Examples of the first steps count for `best`, not as success of a constant. With a `threshold` (linf) a row succeeds where an adversarial example is no larger than it, and ends there.
     """
-    x = best.x[rows]
+    x, model = best.x[rows], hunt.model
     centre = torch.atanh((2 * x - 1) * (1 - EDGE))
     offset = x - (centre.tanh() + 1) / 2
-    place, won, reached = torch.arange(len(rows), device=x.device), torch.zeros_like(rows, dtype=torch.bool), shift.clone()
-    wide = (-1, *[1] * (x.ndim - 1))
+    place, reached = torch.arange(len(rows), device=x.device), shift.clone()
+    won, wide = torch.zeros_like(rows, dtype=torch.bool), (-1, *[1] * (x.ndim - 1))
     slope, square = torch.zeros_like(x), torch.zeros_like(x)
     lowest, stalled = x.new_full((len(rows),), torch.inf), torch.zeros_like(rows)
+    rate, cooled = torch.full_like(lowest, hunt.rate), torch.zeros_like(rows)
     for count in range(1, hunt.steps + 1):
         bent = (centre + shift).tanh()
         moved = ((bent + 1) / 2 + offset).clamp(0, 1)
         here = rows[place]
-        logits, margin, grad = gradient(hunt.model, moved, lambda out, here=here: hunt.margin(out, here))
+        logits, margin, grad = gradient(model, moved, partial(hunt.margin, here))
         hit = hunt.hit(logits, margin, here)
         delta = moved - best.x[here]
         if threshold is None:
@@ -173,24 +179,27 @@ def _descend(
             cost, pull = beyond.flatten(1).sum(1), delta.sign() * (beyond > 0)
         best.meet(here, moved, hit)
         made = hit if threshold is None else hit & (best.ball.size(delta) <= threshold)
-        won[place[made]] = True
+        if threshold is not None or count > min(hunt.patience, hunt.steps // 2):
+            won[place[made]] = True
         reached[place[made]] = shift[made]
         objective = cost + constant * margin.clamp_min(0)
         improved = objective < lowest * (1 - GAIN)
         lowest = torch.where(improved, objective, lowest)
         stalled = torch.where(improved, 0, stalled + 1)
-        leave = (stalled >= hunt.patience) | best.done()[here] | (made if threshold is not None else False)
+        dull = stalled >= hunt.patience
+        rate, cooled, stalled = torch.where(dull, rate / 10, rate), cooled + dull, torch.where(dull, 0, stalled)
+        leave = (cooled > COOLED) | best.done()[here] | (made if threshold is not None else False)
         grad = (pull + (constant * (margin > 0)).view(wide) * grad) * (1 - bent.square()) / 2
         if bool(leave.any()):
             keep = ~leave
             place, constant, lowest, stalled = place[keep], constant[keep], lowest[keep], stalled[keep]
             centre, offset, shift, grad = centre[keep], offset[keep], shift[keep], grad[keep]
-            slope, square = slope[keep], square[keep]
+            slope, square, rate, cooled = slope[keep], square[keep], rate[keep], cooled[keep]
             threshold = None if threshold is None else threshold[keep]
             if len(place) == 0:
                 break
         slope = slope.lerp(grad, 0.1)
         square = square.lerp(grad.square(), 0.001)
         size = (square / (1 - 0.999**count)).sqrt() + 1e-12
-        shift = shift - hunt.rate * slope / (1 - 0.9**count) / size
+        shift = shift - rate.view(wide) * slope / (1 - 0.9**count) / size
     return won, reached

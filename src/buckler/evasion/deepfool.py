@@ -3,10 +3,10 @@
 Moosavi-Dezfooli, Fawzi and Frossard, "DeepFool: a simple and accurate method to fool deep neural networks", CVPR 2016,
 https://arxiv.org/abs/1511.04599.
 
-Differs from the paper: iterates stay in [0, 1], which the paper leaves open; the overshoot is part of every iterate, and
-every step is 1e-4 longer than to the boundary, both as in the authors' own code, so the point that is returned is one
-whose label was seen to change. The boundaries are those of the classes that lead at the clean row. All rows walk at once, and a row leaves the moment its label changes or its
-gradients vanish.
+Differs from the paper: iterates stay in [0, 1], which the paper leaves open. As in the authors' own code, the overshoot
+is part of every iterate and every step is 1e-4 longer than to the boundary, so the point that is returned is one whose
+label was seen to change. The boundaries are those of the classes that lead at the clean row. All rows walk at once, and
+a row leaves the moment its label changes or its gradients vanish.
 
 Tags: atlas:AML.T0043.000, atlas:AML.T0015, nist-ai-100-2:NISTAML.022, owasp-ml:ML01, cwe:1039.
 """
@@ -48,13 +48,13 @@ def deepfool(
     found = x.clone()
     rows, clean, label, moved = torch.arange(len(x), device=x.device), x, y, x
     total = torch.zeros_like(x)
-    others: Tensor | None = None
+    others = torch.empty(0, 0, dtype=torch.long, device=x.device)
     with frozen(model):
         for count in range(steps + 1 if len(x) > 0 else 0):
             point = moved.detach().requires_grad_(count < steps)
             with torch.set_grad_enabled(count < steps):
                 logits = model(point)
-            if others is None:
+            if count == 0:
                 ranked = logits.detach().scatter(1, label[:, None], -torch.inf)
                 others = ranked.topk(min(classes, logits.shape[1]) - 1, dim=1).indices
             found[rows] = moved

@@ -6,12 +6,12 @@ https://arxiv.org/abs/1904.02144.
 Differs from the paper: rows walk side by side, and the queries of one gradient estimate are asked together, in chunks
 that fit memory. Every iteration's random directions are drawn once and shared by all rows, which leaves each row's
 estimate as it is and makes it independent of the batch. The nearest adversarial example met is returned, not the last;
-it is moved a thousandth further from the clean input if it is adversarial there too, so that rounding in a later forward
-pass does not undo it. The start is noise at three contrasts, drawn again for rows where it fails; then several more
-directions of noise compete, and the walk begins in the one that crosses the boundary first, because where a walk begins
-decides which class's boundary it ends on. A targeted row starts from the nearest rows of the batch that carry its target
-label, if there are any (so there, and only there, a row depends on its batch). Steps of an estimate are never shorter
-than what the float type resolves.
+it is moved a thousandth further from the clean input if it is adversarial there too, so that rounding in a later
+forward pass does not undo it. The start is noise at three contrasts, drawn again for rows where it fails; then several
+more directions of noise compete, and the walk begins in the one that crosses the boundary first, because where a walk
+begins decides which class's boundary it ends on. A targeted row starts from the nearest rows of the batch that carry
+its target label, if there are any (so there, and only there, a row depends on its batch). Steps of an estimate are
+never shorter than what the float type resolves.
 
 Tags: atlas:AML.T0043.001, atlas:AML.T0015, atlas:AML.T0040, nist-ai-100-2:NISTAML.025, owasp-ml:ML01, cwe:1039.
 """
@@ -19,7 +19,6 @@ Tags: atlas:AML.T0043.001, atlas:AML.T0015, atlas:AML.T0040, nist-ai-100-2:NISTA
 from __future__ import annotations
 
 import math
-from itertools import count
 
 import torch
 from torch import Tensor
@@ -71,9 +70,9 @@ def hop_skip_jump(
     walks until it has asked `queries` times; with a finite one it leaves as soon as its best example is inside. Where
     the oracle has a budget, each row gets at most its equal part of what is left. Iteration t asks
     samples * sqrt(t) queries, at most `most`, for its gradient; a binary search ends at gamma / d^1.5 (l2) or
-    gamma / d^2 (linf) of its length; `tries` draws of noise are made for a start, then `starts` directions compete for a
-    nearer one (0: none do) on at most a fifth of the row's queries. Returns `(B, ...)`: the nearest
-    adversarial example met, brought into the ball where it is outside; the clean row where none was met.
+    gamma / d^2 (linf) of its length. `tries` draws of noise are made for a start, then `starts` directions compete for
+    a nearer one (0: none do) on at most a fifth of the row's queries. Returns `(B, ...)`: the nearest adversarial
+    example met, brought into the ball where it is outside; the clean row where none was met.
     """
     if ball.norm not in ("l2", "linf"):
         raise ValueError(f"expected a ball in l2 or linf, got {ball.norm}: evasion/fmn attacks l1 and l0")
@@ -127,9 +126,7 @@ class _Door:
     def left(self, rows: Tensor) -> Tensor:
         return self._share - self._spent[rows]
 
-    def ask(
-        self, rows: Tensor, points: Tensor, keep: int = 0, able: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def ask(self, rows: Tensor, points: Tensor, keep: int = 0, able: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Whether `points` `(R, n, ...)` are adversarial, and which were asked, both `(R, n)`.
 
         The first of each row's points are asked, or the first `able` `(R, n)` ones; `keep` queries stay unspent.

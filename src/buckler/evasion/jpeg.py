@@ -6,8 +6,9 @@ learning with JPEG compression", 2017, https://arxiv.org/abs/1705.02900; Guo, Ra
 the default). Tables and quality scale: ITU-T T.81, annex K, and the Independent JPEG Group's library.
 
 Written in tensor code, so that a batch is compressed where it lies: 8 by 8 cosine transform, standard tables, chroma
-halved in both directions and smoothly restored, every value rounded where a codec rounds it. It agrees with Pillow's
-codec up to a few levels of 255 at rounding ties. The lossless part (entropy coding) is left out.
+halved in both directions and smoothly restored, every value rounded where a codec rounds it. Pixels differ from
+Pillow's by less than one level of 255 on average, because single coefficients may round the other way. The lossless
+part (entropy coding) is left out.
 
 An adaptive attack goes through `surrogate()`: the same output to the last bit, rounding and clamping passed straight
 through (BPDA: Athalye, Carlini and Wagner, ICML 2018, https://arxiv.org/abs/1802.00420), the linear parts by their own

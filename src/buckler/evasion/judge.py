@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from buckler import stats
 from buckler.audit import Verdicts
+from buckler.evasion._doubt import cross_check
 from buckler.findings import Cell, Figure, Finding, NotMeasured, Rule, Severity, because, severity
 from buckler.report import figures
 from buckler.stats import Estimate
@@ -54,7 +55,9 @@ def judge(trials: Sequence[Trial], limits: Mapping[str, float], table: Mapping[s
     repeats a measurement, with `{method}` for its path.
     """
     findings: list[Finding] = []
-    attacks = [t for t in trials if t.kind == "evade" and t.status in ("ok", "inconclusive") and "goal" not in t.params]
+    attacks = [
+        t for t in trials if t.kind == "evade" and t.status in ("ok", "inconclusive") and t.params.get("goal") is None
+    ]
     defences = [t for t in trials if t.kind in ("loss", "guard") and t.status in ("ok", "inconclusive")]
     proofs = [t for t in trials if t.kind == "certify" and t.status == "ok"]
     norms = [norm for norm in ("linf", "l2", "l1", "l0") if norm in limits]
@@ -115,10 +118,18 @@ def _vulnerable(
     level = severity(f"evasion.{rule}", robust, table)
     doubted = [t for t in case.trials if t.status == "inconclusive" and _family(t) is family]
     sound = any(t.status == "ok" and _family(t) is family for t in case.trials)
-    claim = f"{who} can bring accuracy from {clean.value:.1%} down to at most {robust.value:.1%} by changing inputs within {limit}."
+    claim = (
+        f"{who} can bring accuracy from {clean.value:.1%} down to at most {robust.value:.1%} "
+        f"by changing inputs within {limit}."
+    )
     state = "found" if level > Severity.info else "clear"
+    checks = _checks(case.trials, family)
+    if family is WHITE and (ahead := _ahead(case)) is not None:
+        checks += (ahead,)
+        sound = sound and ahead.passed
     if not sound:
-        claim += f" The true figure may be lower: {doubted[0].reason}"
+        reason = doubted[0].reason if doubted else checks[-1].says
+        claim += f" The true figure may be lower: {reason}"
         state = "found" if level > Severity.low else "not measured"
     strongest = min(
         (t for t in case.trials if "robust" in t.evidence and math.isfinite(_radius(t)) and _family(t) is family),
@@ -128,15 +139,15 @@ def _vulnerable(
     tried = [d for d in defences if _norm(d) == case.norm]
     return Finding(
         id=f"evasion/{name}/{case.norm}",
-        title=f"Inputs changed within {limit} fool the model ({name.replace('-', ' ')})",
+        title=f"{_TITLES[state]} within {limit} ({name.replace('-', ' ')})",
         state=state,
         severity=level if state == "found" else Severity.info,
         because=because(f"evasion.{rule}", robust, table),
         claim=claim,
         cell=cell,
         estimates={"robust accuracy": robust, "clean accuracy": clean},
-        threat=strongest.threat,
-        checks=_checks(case.trials, family),
+        threat=replace(strongest.threat, within=limit),
+        checks=checks,
         figures=tuple(_pictures(case, strongest, proofs, tried, family)),
         remedy=_remedy(family, tried),
         remedy_methods=tuple(t.method for t in tried) or _answers(family),
@@ -146,6 +157,32 @@ def _vulnerable(
         trials=tuple(t.fingerprint for t in case.trials),
         reproduce=_reproduce(command, strongest),
     )
+
+
+_TITLES = {
+    "found": "The model is fooled by inputs changed",
+    "clear": "The model holds against inputs changed",
+    "not measured": "It could not be told whether the model holds against inputs changed",
+}
+
+
+def _ahead(case: Case) -> Check | None:
+    """Whether attacks that only ask fooled rows that those with the weights did not, on the rows both saw."""
+    white = [t.evidence["distance"] for t in case.trials if _family(t) is WHITE]
+    other = [t.evidence["distance"] for t in case.trials if _family(t) is not WHITE]
+    if not other:
+        return None
+    reach = case.radius * (1 + 1e-5) + 1e-6
+    n = min(max(map(len, white)), max(map(len, other)))
+
+    def fell(distances: Sequence[Tensor]) -> Tensor:
+        least = torch.full((n,), math.inf)
+        for distance in distances:
+            many = min(n, len(distance))
+            least[:many] = torch.minimum(least[:many], distance[:many])
+        return least <= reach
+
+    return cross_check(fell(white), fell(other))
 
 
 def _radius(trial: Trial) -> float:

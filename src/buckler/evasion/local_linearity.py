@@ -7,7 +7,8 @@ Li asks for (Journal of Computer Research and Development 58(5), 2021). Large va
 that attacks of few steps understate what a longer one would do.
 
 Differs from the paper: steps of fixed length, 2.5 / steps radii, and the best point met is kept; the start is random,
-as the gradient of the measure is zero at the input itself. The result is a lower bound of the maximum.
+as the gradient of the measure is zero at the input itself, and so is every step from where that gradient vanishes. The
+result is a lower bound of the maximum.
 
 Tags: nist-ai-100-2:NISTAML.022, owasp-ml:ML01, cwe:1039.
 """
@@ -46,10 +47,10 @@ def local_linearity(
     def loss(logits: Tensor) -> Tensor:
         return ascend(objective, logits, y, None)
 
-    draw = Dice(x, seed).normal(*x.shape[1:]).to(x)
+    dice = Dice(x, seed)
     with frozen(model):
         _, base, slope = gradient(model, x, loss)
-        moved = ball.clip(x, x + unit(draw, ball) * ball.radii(x) / 2)
+        moved = ball.clip(x, x + unit(dice.normal(*x.shape[1:]).to(x), ball) * ball.radii(x) / 2)
         most = torch.zeros_like(base)
         for count in range(steps + 1):
             _, value, grad = gradient(model, moved, loss)
@@ -57,5 +58,7 @@ def local_linearity(
             most = torch.maximum(most, error.abs())
             if count < steps:
                 uphill = error.sign().view(-1, *[1] * (x.ndim - 1)) * (grad - slope)
+                stuck = (uphill.flatten(1) == 0).all(1).view(-1, *[1] * (x.ndim - 1))
+                uphill = torch.where(stuck, dice.normal(*x.shape[1:]).to(x), uphill)
                 moved = ball.clip(x, moved + 2.5 / steps * ball.radii(x) * unit(uphill, ball))
     return {"local_linearity": most}

@@ -46,11 +46,11 @@ def substitute(
     """Train `net()` on the oracle's labels for a few inputs and for the points its own Jacobian leads to.
 
     `pool` `(N, ...)` in [0, 1] is what the adversary starts from: some 100 inputs of the oracle's domain, without
-    labels. Each round but the last adds one point per input held, a step of `step` along the sign of the gradient of the
-    probability of the oracle's label; the step changes sign every `turn` rounds (0: never), and after `full` rounds only
-    `keep` points, drawn by chance, are added per round. `net` builds an untrained model with logits for the oracle's
-    labels. Returns that model, evaluating. Where the oracle's budget ends, training ends with what was answered. An
-    empty `pool` is a `ValueError`.
+    labels. Each round but the last adds one point per input held, a step of `step` along the sign of the gradient of
+    the probability of the oracle's label; the step changes sign every `turn` rounds (0: never), and after `full` rounds
+    only `keep` points, drawn by chance, are added per round. `net` builds an untrained model with logits for the
+    oracle's labels. Returns that model, evaluating. Where the oracle's budget ends, training ends with what was
+    answered. An empty `pool` is a `ValueError`.
     """
     if len(pool) == 0:
         raise ValueError("expected at least one row in the pool, got none: give some inputs of the oracle's domain")

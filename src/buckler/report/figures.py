@@ -68,17 +68,16 @@ def security_curve(
     """
     canvas, axes = _canvas(WIDTH, 3.1)
     labels: list[str] = []
-    for index, (label, (radii, estimates)) in enumerate(curves.items()):
-        _line(axes, radii, estimates, SERIES[index % len(SERIES)], MARKERS[index % len(MARKERS)], DASHES[index % 4])
+    for index, (label, curve) in enumerate(curves.items()):
+        look = SERIES[index % len(SERIES)], MARKERS[index % len(MARKERS)], DASHES[index % len(DASHES)]
+        _line(axes, curve, look)
         labels.append(label)
     if certified is not None:
-        _line(axes, *certified, SOFT, "", "-", drawstyle="steps-pre")
+        _line(axes, certified, (SOFT, "", "-"), steps=True)
         labels.append("certified (proven)")
     if mark is not None:
         axes.axvline(mark, color=SOFT, linewidth=0.9, linestyle=(0, (2, 3)), zorder=1)
-        axes.annotate(
-            f"{mark:.3g}", (mark, 1), (3, -2), ("data", "axes fraction"), "offset points", color=SOFT, fontsize=8, va="top"
-        )
+        _note(axes, f"{mark:.3g}", (mark, 1), (3, -2), ("data", "axes fraction"), color=SOFT, va="top")
     axes.set_ylim(-0.02, 1.03)
     axes.set_xlim(left=0)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -107,9 +106,7 @@ def bars(estimates: Mapping[str, Estimate], *, axis: str = "rows answered correc
         axes.plot([low, high], [row, row], color=SERIES[0], linewidth=1.6, solid_capstyle="butt")
         axes.plot([value], [row], "o", color=SERIES[0], markersize=4.5)
         words = f"{number(estimate)}  ({interval(estimate)})"
-        axes.annotate(
-            words, (1, row), (8, 0), ("axes fraction", "data"), "offset points", color=INK, fontsize=8.5, va="center"
-        )
+        _note(axes, words, (1, row), (8, 0), ("axes fraction", "data"), color=INK, va="center")
     axes.set_yticks(range(len(estimates)), [_label(label) for label in estimates], parse_math=False, color=INK)
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
@@ -130,8 +127,8 @@ def bars(estimates: Mapping[str, Estimate], *, axis: str = "rows answered correc
 def histogram(readings: Mapping[str, Tensor], *, name: str = "readings") -> Figure:
     """How each reading of a mechanism probe is spread over the rows: one panel per reading `(B,)`, median marked. SVG.
 
-    A panel is logarithmic when most of its readings, all positive, span more than two decades. Readings that are not finite are left
-    out and counted in the alt text.
+    A panel is logarithmic when most of its readings, all positive, span more than two decades. Readings that are not
+    finite are left out and counted in the alt text.
     """
     columns = min(2, max(len(readings), 1))
     lines = math.ceil(len(readings) / columns) or 1
@@ -153,7 +150,7 @@ def histogram(readings: Mapping[str, Tensor], *, name: str = "readings") -> Figu
         if wide:
             edges = torch.logspace(math.log10(smallest), math.log10(largest), many + 1, dtype=torch.float64)
             axes.set_xscale("log")
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.xaxis.set_major_formatter(FuncFormatter(_plain_tick))
             axes.xaxis.set_minor_formatter(NullFormatter())
         else:
             pad = 0.0 if largest > smallest else max(abs(smallest), 1.0) * 0.05
@@ -243,15 +240,36 @@ def examples(
     )
 
 
-def _line(axes: Axes, radii: Sequence[float], estimates: Sequence[Estimate], *look: str, drawstyle: str = "default") -> None:
-    color, marker, dash = look
-    step = "pre" if drawstyle == "steps-pre" else None
+def _line(axes: Axes, curve: Curve, look: tuple[str, str, str], *, steps: bool = False) -> None:
+    """`look` is colour, marker and dash; `steps` holds each value back to the radius before, as a proof does."""
+    (radii, estimates), (color, marker, dash) = curve, look
+    step, drawstyle = ("pre", "steps-pre") if steps else (None, "default")
     lows, highs = [e.low for e in estimates], [e.high for e in estimates]
     axes.fill_between(radii, lows, highs, color=color, alpha=0.16, linewidth=0, step=step)
-    values = [e.value for e in estimates]
     axes.plot(
-        radii, values, color=color, linestyle=dash, marker=marker, markersize=4, linewidth=1.7, drawstyle=drawstyle, clip_on=False
+        radii,
+        [e.value for e in estimates],
+        color=color,
+        linestyle=dash,
+        marker=marker,
+        markersize=4,
+        linewidth=1.7,
+        drawstyle=drawstyle,
+        clip_on=False,
     )
+
+
+def _note(
+    axes: Axes,
+    text: str,
+    place: tuple[float, float],
+    away: tuple[float, float],
+    measured_in: tuple[str, str],
+    *,
+    color: str,
+    va: str,
+) -> None:
+    axes.annotate(text, place, away, measured_in, "offset points", color=color, fontsize=8.5, va=va)
 
 
 def _legend(axes: Axes, labels: Sequence[str]) -> None:
@@ -308,6 +326,10 @@ def _style_sheet() -> str:
         for light, dark in DARK.items()
     )
     return f"<style>@media screen and (prefers-color-scheme:dark){{{swaps}}}</style>"
+
+
+def _plain_tick(value: float, _place: int) -> str:
+    return f"{value:g}"
 
 
 def _curve_in_words(label: str, curve: Curve) -> str:

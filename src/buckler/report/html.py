@@ -23,10 +23,8 @@ def text(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
-        number=view.number, interval=view.interval, level=view.level, span=view.span, duration=view.seconds, picture=_picture
-    )
     findings = view.ordered(report.findings)
+    grades: list[str] = [view.grade(f.state, f.severity) for f in findings]
     return environment.get_template("report.html.jinja").render(
         report=report,
         verdict=verdict(report),
@@ -35,10 +33,16 @@ def text(report: Report) -> str:
         stages=STAGES,
         properties=PROPERTIES,
         grade=view.grade,
+        number=view.number,
+        interval=view.interval,
+        level=view.level,
+        span=view.span,
+        duration=view.seconds,
+        picture=_picture,
         facts=view.facts,
         tag_name=tag_name,
         methods={str(trial.get("fingerprint", "")): str(trial.get("method", "")) for trial in report.trials},
-        tally=_tally([*(view.grade(f.state, f.severity) for f in findings), *["not measured"] * len(report.not_measured)]),
+        tally=_tally(grades + ["not measured"] * len(report.not_measured)),
     )
 
 

@@ -75,7 +75,9 @@ def load(content: Mapping[str, Any]) -> Report:
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"expected a report of schema {SCHEMA}, got one without or with a wrong {error}") from error
     if verdict(report).outcome != written:
-        raise ValueError(f"the report says {written!r} and its findings give {verdict(report).outcome!r}: it was altered")
+        raise ValueError(
+            f"the report says {written!r} and its findings give {verdict(report).outcome!r}: it was altered"
+        )
     return report
 
 
@@ -117,7 +119,6 @@ def _finding(finding: Finding) -> dict[str, object]:
 
 
 def _load_finding(entry: Mapping[str, Any]) -> Finding:
-    threat = entry["threat"]
     return Finding(
         id=entry["id"],
         title=entry["title"],
@@ -127,7 +128,7 @@ def _load_finding(entry: Mapping[str, Any]) -> Finding:
         claim=entry["claim"],
         cell=_load_cell(entry["cell"]),
         estimates={name: Estimate.load(estimate) for name, estimate in entry["estimates"].items()},
-        threat=Threat(**{**threat, "tags": tuple(threat["tags"])}) if threat else None,
+        threat=_load_threat(entry["threat"]) if entry["threat"] else None,
         checks=tuple(_load_check(check) for check in entry["checks"]),
         figures=tuple(_load_figure(figure) for figure in entry["figures"]),
         remedy=entry["remedy"],
@@ -138,6 +139,10 @@ def _load_finding(entry: Mapping[str, Any]) -> Finding:
         trials=tuple(entry["trials"]),
         reproduce=entry["reproduce"],
     )
+
+
+def _load_threat(entry: Mapping[str, Any]) -> Threat:
+    return Threat(entry["sees"], entry["changes"], entry["within"], entry["wants"], tuple(entry["tags"]))
 
 
 def _cell(cell: tuple[str, str] | None) -> dict[str, str] | None:

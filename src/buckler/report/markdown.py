@@ -12,8 +12,10 @@ from buckler.findings import PROPERTIES, STAGES, Finding, Report, verdict
 from buckler.report._view import Square, facts, grade, in_words, interval, life_cycle, number, ordered, seconds
 from buckler.stats import Estimate
 from buckler.threat import tag_name
+from buckler.trial import Check
 
-_SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~<>&$])")
+_SPECIAL = re.compile(r"([\\`*_\[\]|~<>&$])")
+_START = re.compile(r"^(?:([-=:+#])|(\d+)(\.)(?=\s))")
 
 
 def text(report: Report) -> str:
@@ -42,10 +44,9 @@ def text(report: Report) -> str:
     ]
     for finding in ordered(report.findings):
         lines += _finding(finding)
-    lines.append("## Not measured")
-    lines.append(
-        "\n".join(f"- {_plain(entry.what)}: {_plain(entry.why)}" for entry in report.not_measured) or "Nothing was left out."
-    )
+    missing = [f"- {_plain(entry.what)}: {_plain(entry.why)}" for entry in report.not_measured]
+    missing += [f"- {_plain(f.title)}: {_plain(f.claim)}" for f in report.findings if f.state == "not measured"]
+    lines += ["## Not measured", "\n".join(missing) or "Nothing was left out."]
     if report.contradictions:
         lines += ["## Contradictions", "\n".join(f"- {_plain(entry)}" for entry in report.contradictions)]
     lines += ["## Subject and versions", _facts({**report.subject, **report.versions}.items())]
@@ -67,14 +68,9 @@ def _finding(finding: Finding) -> list[str]:
         rows = [("sees", threat.sees), ("changes", threat.changes), ("within", threat.within), ("wants", threat.wants)]
         parts.append("The adversary\n\n" + _facts(rows))
     if finding.figures:
-        parts.append("\n".join(f"- Figure, {_plain(f.caption)} {_plain(f.alt)}" for f in finding.figures))
+        parts.append("\n".join(f"- Figure: {_plain(f.caption)} {_plain(f.alt)}" for f in finding.figures))
     if finding.checks:
-        parts.append(
-            "\n".join(
-                f"- {'holds' if check.passed else '**does not hold**'}: {_plain(check.name)}. {_plain(check.says)}"
-                for check in finding.checks
-            )
-        )
+        parts.append("\n".join(_check(check) for check in finding.checks))
     if finding.remedy:
         methods = ", ".join(_code(method) for method in finding.remedy_methods)
         parts.append(f"**Remedy.** {_plain(finding.remedy)}{f' Methods: {methods}.' if methods else ''}")
@@ -87,6 +83,11 @@ def _finding(finding: Finding) -> list[str]:
     if finding.reproduce:
         parts.append(_fence(finding.reproduce))
     return parts
+
+
+def _check(check: Check) -> str:
+    held = "holds" if check.passed else "**does not hold**"
+    return f"- {held}: {_plain(check.name.rstrip('.'))}: {_plain(check.says)}"
 
 
 def _square(square: Square) -> str:
@@ -117,7 +118,7 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 def _plain(text: object) -> str:
     """`text` on one line, with every character that Markdown or HTML could act on escaped."""
     line = " ".join(str(text).split())
-    escaped = re.sub(r"^(\d*)([-=:.])", r"\1\\\2", _SPECIAL.sub(r"\\\1", line))
+    escaped = _START.sub(lambda found: f"{found[2] or ''}\\{found[1] or found[3]}", _SPECIAL.sub(r"\\\1", line))
     return escaped.replace("\\<", "&lt;").replace("\\>", "&gt;").replace("\\&", "&amp;")
 
 

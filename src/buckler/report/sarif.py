@@ -23,7 +23,13 @@ _LEVELS = {
     Severity.info: "note",
 }
 # what GitHub sorts security alerts by: its own bands for critical, high, medium and low, not a measurement
-_BANDS = {Severity.critical: "9.5", Severity.high: "8.0", Severity.medium: "5.5", Severity.low: "2.0", Severity.info: "0.0"}
+_BANDS = {
+    Severity.critical: "9.5",
+    Severity.high: "8.0",
+    Severity.medium: "5.5",
+    Severity.low: "2.0",
+    Severity.info: "0.0",
+}
 
 
 def text(report: Report) -> str:

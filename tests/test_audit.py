@@ -1,0 +1,257 @@
+"""Audits as a user has them: killed, resumed, damaged, changed, too small a budget, full disks."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from buckler import audit as audits
+from buckler import plan as plans
+from buckler.audit import BadRun, Progress, audit, rejudge
+from buckler.findings import verdict
+from buckler.nets import LinearModel
+from buckler.trial import load
+
+PLAN = """
+title = "small"
+rows = 24
+[limits]
+linf = 0.1
+l2 = 0.5
+[[trial]]
+method = "evasion/fgsm"
+ball = "linf"
+[[trial]]
+method = "evasion/pgd"
+ball = "linf"
+steps = 5
+doubt = false
+[[trial]]
+method = "evasion/gradient_norm"
+ball = "linf"
+[[trial]]
+method = "evasion/ddn"
+ball = "l2:inf"
+steps = 20
+passes = 20
+"""
+NETS = """
+import torch
+from torch import nn
+
+def build():
+    return nn.Sequential(nn.Flatten(), nn.Linear(9, 3))
+
+def rows():
+    draw = torch.Generator().manual_seed(0)
+    x = torch.rand(40, 1, 3, 3, generator=draw)
+    return x, (x.flatten(1)[:, :3]).argmax(1)
+"""
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> dict[str, str]:
+    """A subject in files: a linear model that is right on most rows."""
+    folder = tmp_path / "subject"
+    folder.mkdir()
+    (folder / "nets_of_the_audit_test.py").write_text(NETS)
+    weight = torch.zeros(3, 9)
+    weight[:, :3] = torch.eye(3) * 4
+    save_file({"1.weight": weight, "1.bias": torch.zeros(3)}, folder / "model.safetensors")
+    (folder / "buckler.toml").write_text(
+        '[subject]\nname = "linear"\nweights = "model.safetensors"\nnet = "nets_of_the_audit_test:build"\n'
+        'test = "nets_of_the_audit_test:rows"\n'
+    )
+    (folder / "plan.toml").write_text(PLAN)
+    audits._subject.cache_clear()
+    return {"file": str(folder / "buckler.toml")}
+
+
+def _plan(spec: dict[str, str]) -> str:
+    return str(Path(spec["file"]).with_name("plan.toml"))
+
+
+def _trials(out: Path) -> dict[str, float]:
+    """Every finished trial and when it was written."""
+    return {f.name: (f / "trial.json").stat().st_mtime_ns for f in (out / "trials").iterdir() if f.name[0] != "."}
+
+
+def test_an_audit_and_the_same_command_again(spec: dict[str, str], tmp_path: Path) -> None:
+    out, seen = tmp_path / "run", list[Progress]()
+    report = audit(spec, _plan(spec), out, progress=seen.append)
+    assert [p.state for p in seen if p.state != "running"] == ["done"] * 4
+    assert {"evasion/white-box/linf", "evasion/white-box/l2"} <= {f.id for f in report.findings}
+    assert {p.suffix for p in out.glob("report.*")} == {".html", ".json", ".md", ".sarif", ".xml"}
+    before = _trials(out)
+    seen.clear()
+    again = audit(spec, _plan(spec), out, progress=seen.append)
+    assert [p.state for p in seen] == ["kept"] * 4
+    assert _trials(out) == before
+    assert [(f.id, f.estimates) for f in again.findings] == [(f.id, f.estimates) for f in report.findings]
+    assert verdict(rejudge(out)) == verdict(report)
+
+
+def test_the_numbers_are_those_of_the_closed_form(spec: dict[str, str], tmp_path: Path) -> None:
+    report = audit(spec, _plan(spec), tmp_path / "run")
+    subject = audits._subject(json.dumps(spec, sort_keys=True), "auto")
+    x, y = subject.test  # pyright: ignore
+    model = LinearModel(subject.model[1].weight.detach(), subject.model[1].bias.detach())  # pyright: ignore
+    right = model(x).argmax(1) == y
+    distance = torch.where(right, model.distances(x, y, "linf"), 0.0)[:24]
+    found = next(f for f in report.findings if f.id == "evasion/white-box/linf")
+    # the box can only protect rows, so the closed form is a lower bound, and tight at this radius
+    exact = float((distance > 0.1).float().mean())
+    assert exact <= found.estimates["robust accuracy"].value <= exact + 0.05
+
+
+@pytest.mark.parametrize("engine", ["loky"])
+def test_engines_give_the_same_evidence(spec: dict[str, str], tmp_path: Path, engine: str) -> None:
+    audit(spec, _plan(spec), tmp_path / "inline")
+    audit(spec, _plan(spec), tmp_path / "fanned", engine=engine, workers=2)  # pyright: ignore
+    assert set(_trials(tmp_path / "inline")) == set(_trials(tmp_path / "fanned"))
+    for name in _trials(tmp_path / "inline"):
+        one, two = (load(tmp_path / run / "trials" / name) for run in ("inline", "fanned"))
+        assert all(torch.allclose(one.evidence[key], two.evidence[key], atol=1e-5) for key in one.evidence)
+
+
+def test_changed_weights_are_refused_by_name(spec: dict[str, str], tmp_path: Path) -> None:
+    audit(spec, _plan(spec), tmp_path / "run")
+    save_file(
+        {"1.weight": torch.randn(3, 9), "1.bias": torch.zeros(3)}, Path(spec["file"]).with_name("model.safetensors")
+    )
+    audits._subject.cache_clear()
+    with pytest.raises(BadRun, match="the weights changed"):
+        audit(spec, _plan(spec), tmp_path / "run")
+
+
+def test_a_damaged_trial_is_set_aside_and_run_again(spec: dict[str, str], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    audit(spec, _plan(spec), out)
+    before = _trials(out)
+    broken = sorted(before)[0]
+    (out / "trials" / broken / "evidence.safetensors").write_bytes(b"nonsense")
+    audit(spec, _plan(spec), out)
+    after = _trials(out)
+    assert [n for n in before if after[n] != before[n]] == [broken]
+    assert sum("damaged" in name for name in after) == 1
+
+
+def test_a_method_that_raises_is_a_failed_trial_and_the_audit_goes_on(spec: dict[str, str], tmp_path: Path) -> None:
+    plan = tmp_path / "plan.toml"
+    plan.write_text(PLAN.replace('method = "evasion/pgd"\nball = "linf"', 'method = "evasion/pgd"\nball = "l0:3"'))
+    report = audit(spec, str(plan), tmp_path / "run")
+    assert any("evasion/pgd" in item.what and "l0" in item.why for item in report.not_measured)
+    assert any(f.id == "evasion/white-box/linf" for f in report.findings)
+
+
+def test_a_budget_leaves_out_what_does_not_fit_and_says_so(spec: dict[str, str], tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    report = audit(spec, _plan(spec), tmp_path / "run", budget=1e-9, progress=seen.append)
+    assert {p.state for p in seen} == {"left out"}
+    assert len(report.not_measured) >= 4
+    assert verdict(report).exit_code == 3
+
+
+def test_a_full_disk_is_one_sentence_and_keeps_what_was_finished(
+    spec: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = audits.save, [0]
+
+    def full(*args: object) -> None:
+        calls[0] += 1
+        if calls[0] == 3:
+            raise OSError(28, "No space left on device")
+        real(*args)  # pyright: ignore
+
+    monkeypatch.setattr(audits, "save", full)
+    with pytest.raises(BadRun, match="No space left on device.*same command again"):
+        audit(spec, _plan(spec), tmp_path / "run")
+    assert len(_trials(tmp_path / "run")) == 2
+    monkeypatch.undo()
+    audit(spec, _plan(spec), tmp_path / "run")
+    assert len(_trials(tmp_path / "run")) == 4
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"schema": "other"}', "\x00"])
+def test_an_unreadable_run_folder_is_one_sentence(spec: dict[str, str], tmp_path: Path, content: str) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text(content)
+    with pytest.raises(BadRun, match=r"run\.json"):
+        audit(spec, _plan(spec), tmp_path / "run")
+    with pytest.raises(BadRun, match=r"run\.json"):
+        rejudge(tmp_path / "run")
+
+
+def test_kill_9_at_any_instant_loses_and_repeats_nothing(spec: dict[str, str], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [
+        sys.executable,
+        "-m",
+        "buckler",
+        "audit",
+        str(Path(spec["file"])),
+        "--plan",
+        _plan(spec),
+        "--out",
+        str(out),
+    ]
+    kept: dict[str, float] = {}
+    draw = random.Random(11)
+    for _ in range(4):
+        process = subprocess.Popen([*command, "--display", "none"], stdout=subprocess.DEVNULL, env={**os.environ})
+        # somewhere between the start of the first trial and the end of the last
+        started = time.monotonic()
+        while not (out / "run.json").exists() and time.monotonic() - started < 60:
+            time.sleep(0.02)
+        time.sleep(draw.uniform(0.0, 0.6))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        now = _trials(out)
+        assert all(now.get(name) == when for name, when in kept.items())
+        for name in now:
+            load(out / "trials" / name)
+        kept = now
+    audit(spec, _plan(spec), out)
+    final = _trials(out)
+    assert len(final) == 4
+    assert all(final[name] == when for name, when in kept.items())
+    shutil.rmtree(out)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (('method = "evasion/fgsm"', 'method = "evasion/fgms"'), "evasion/fgsm"),
+        (("steps = 5", "stepps = 5"), "unknown key 'stepps'"),
+        (('ball = "l2:inf"', 'ball = "l3:1"'), "norm"),
+        (('ball = "l2:inf"', 'ball = "l1"'), "no reference radius for l1"),
+        (("rows = 24", "rows = 0"), "rows"),
+        (('title = "small"', ""), "title"),
+        (("[limits]", "[limits"), "not TOML"),
+        (("passes = 20", "passes = 20\ncurve = true"), "finite radius"),
+    ],
+)
+def test_a_plan_is_checked_before_anything_runs(tmp_path: Path, change: tuple[str, str], says: str) -> None:
+    path = tmp_path / "plan.toml"
+    path.write_text(PLAN.replace(*change))
+    with pytest.raises(plans.BadPlan, match=says):
+        plans.jobs(plans.read(str(path)), {})
+
+
+def test_the_plans_of_the_package_fit_their_methods() -> None:
+    for name in ("quick", "full"):
+        plan = plans.read(name)
+        assert len(plans.jobs(plan, {})) == len(plan.trial)
+    with pytest.raises(plans.BadPlan, match="full, quick"):
+        plans.read("quik")

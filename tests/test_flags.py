@@ -1,0 +1,91 @@
+"""Command-line words become values by annotation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import pytest
+from torch import Tensor
+
+from buckler.catalog import cards, find
+from buckler.flags import BadFlag, convert, hints, read
+from buckler.threat import Ball
+
+
+def method(
+    model: object,
+    *,
+    ball: Ball,
+    steps: int = 4,
+    step: float | None = None,
+    mode: Literal["ce", "dlr"] = "ce",
+    goal: Tensor | int | None = None,
+    stop: bool = True,
+    rates: Sequence[float] = (),
+    own: tuple[int, ...] = (),
+    step_size: float = 0.1,
+    through: Callable[..., Any] | None = None,
+) -> None:
+    """A method with every sort of knob."""
+
+
+KINDS = hints(method)
+
+
+def test_values_follow_their_annotations() -> None:
+    words = (
+        "--ball linf:8/255 --steps 1_000 --step none --mode dlr --goal 3 --no-stop --rates 0.1,1/4 --own=1, "
+        "--step-size 1e-3 --through evasion/substitute"
+    )
+    values = read(words.split(" "), KINDS)
+    assert str(values.pop("ball")) == "linf:0.0313725"
+    assert values == {
+        "steps": 1000,
+        "step": None,
+        "mode": "dlr",
+        "goal": 3,
+        "stop": False,
+        "rates": (0.1, 0.25),
+        "own": (1,),
+        "step_size": 0.001,
+        "through": "evasion/substitute",
+    }
+    assert read(["--stop"], KINDS) == {"stop": True}
+    assert read(["--stop=false"], KINDS) == {"stop": False}
+    assert read([], KINDS) == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("--stpes 3", "unknown flag --stpes: expected --steps"),
+        ("--no-steps", "unknown flag --no-steps: expected --steps"),
+        ("--zzz 3", "unknown flag --zzz: expected --ball, --steps"),
+        ("--steps", "expected a value after --steps, a whole number, got none"),
+        ("--steps 3.5", "--steps: expected a whole number, got '3.5'"),
+        ("--step x", "--step: expected a number or none, got 'x'"),
+        ("--mode cw", "--mode: expected ce or dlr, got 'cw'"),
+        ("--ball linf", "--ball: expected a limit such as linf:8/255"),
+        ("--goal three", "--goal: expected a whole number or none"),
+        ("--stop=maybe", "--stop: expected true or false"),
+        ("--rates 0.1,x", "--rates: expected a number, got 'x'"),
+        ("steps 3", "expected a flag such as --ball, got 'steps'"),
+    ],
+)
+def test_what_does_not_fit_is_one_sentence(words: str, says: str) -> None:
+    with pytest.raises(BadFlag, match=says):
+        read(words.split(), KINDS)
+
+
+@pytest.mark.parametrize("path", [found.path for found in cards()])
+def test_every_knob_with_a_default_takes_that_default_as_text(path: str) -> None:
+    """Of every method: what `buckler show` prints as a default can be typed."""
+    function = find(path)
+    kinds = hints(function)
+    for knob in (found for found in cards() if found.path == path):
+        for given in knob.knobs:
+            if given.default is not None and given.default.startswith(("'", '"')):
+                assert convert(given.default.strip("'\""), kinds[given.name]) == given.default.strip("'\"")
+            elif given.default is not None and given.default[0].isdigit():
+                assert float(str(convert(given.default, kinds[given.name]))) == eval(given.default)

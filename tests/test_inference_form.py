@@ -1,0 +1,125 @@
+"""The fast form of a model: the same answers and gradients, where it exists; the model itself, where it does not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from buckler import target
+from buckler.nets import LinearModel, ResNet, SmallCNN
+from buckler.target import inference_form, metered
+
+
+@pytest.fixture
+def resnet() -> ResNet:
+    torch.manual_seed(0)
+    model = ResNet(width=8)
+    with torch.no_grad():
+        for _ in range(3):  # running statistics that are not the initial ones
+            model(torch.rand(16, 1, 12, 12))
+    return model.eval()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 16, 17, 33])
+def test_answers_and_gradients_are_the_model_s_at_any_number_of_rows(resnet, rows) -> None:
+    form = inference_form(resnet, torch.rand(8, 1, 12, 12))
+    assert form is not resnet
+    assert not any(isinstance(module, nn.BatchNorm2d) and module in _called(form) for module in form.modules())
+    x = torch.rand(rows, 1, 12, 12, requires_grad=True)
+    assert torch.allclose(form(x), resnet(x), atol=1e-5)
+    for k in (0, 9):
+        want, got = (torch.autograd.grad(model(x)[:, k].sum(), x)[0] for model in (resnet, form))
+        assert torch.allclose(got, want, atol=1e-5)
+
+
+def _called(form: nn.Module) -> list[nn.Module]:
+    return [form.get_submodule(node.target) for node in form.graph.nodes if node.op == "call_module"]
+
+
+def test_bfloat16_keeps_the_ends_in_float32_and_the_answers_close(resnet, monkeypatch) -> None:
+    monkeypatch.setattr(target, "_has_bfloat16", lambda sample: True)
+    x = torch.rand(9, 1, 12, 12)
+    form = inference_form(resnet, x, "bfloat16")
+    kinds = [m.weight.dtype for m in _called(form) if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert kinds[0] == kinds[-1] == torch.float32
+    assert set(kinds[1:-1]) == {torch.bfloat16}
+    want, got = resnet(x), form(x)
+    assert got.dtype == torch.float32
+    assert 0 < (got - want).abs().max() <= 0.04 * want.abs().max()
+    assert all(p.dtype == torch.float32 for p in resnet.parameters())
+
+
+def test_bfloat16_is_not_used_where_the_processor_has_none(resnet, monkeypatch) -> None:
+    monkeypatch.setattr(target, "_has_bfloat16", lambda sample: False)
+    x = torch.rand(4, 1, 12, 12)
+    assert torch.allclose(inference_form(resnet, x, "auto")(x), resnet(x), atol=1e-5)
+
+
+def test_a_model_that_bfloat16_would_change_too_much_stays_in_float32(monkeypatch) -> None:
+    monkeypatch.setattr(target, "_has_bfloat16", lambda sample: True)
+
+    class Delicate(nn.Module):
+        """The logits are differences of large numbers, which bfloat16 cannot tell apart."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.last = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last((self.second(self.first(x)) + 1000.0) - 1000.0)
+
+    torch.manual_seed(0)
+    model, x = Delicate().eval(), torch.rand(6, 8)
+    form = inference_form(model, x, "auto")
+    assert torch.allclose(form(x), model(x), atol=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["float32", "auto"])
+def test_what_cannot_be_traced_or_couples_rows_still_answers_the_same(precision) -> None:
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = SmallCNN(width=4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x) if float(x.sum()) > 0 else self.net(x) * 2
+
+    class Coupled(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x - x.mean(0)).flatten(1)[:, :3]
+
+    for model in (Branching().eval(), Coupled(), LinearModel(torch.randn(3, 64), torch.zeros(3))):
+        for rows in (1, 5, 16):
+            x = torch.rand(rows, 1, 8, 8)
+            form = inference_form(model, torch.rand(7, 1, 8, 8), precision)
+            assert torch.allclose(form(x), model(x), atol=1e-5), type(model).__name__
+
+
+def test_a_model_that_answers_at_random_is_left_alone() -> None:
+    class Noisy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.flatten(1)[:, :3] + torch.randn(len(x), 3)
+
+    model = Noisy()
+    assert inference_form(model, torch.rand(5, 8)) is model
+
+
+def test_the_model_itself_is_untouched(resnet) -> None:
+    resnet.train()
+    before = {name: value.clone() for name, value in resnet.state_dict().items()}
+    inference_form(resnet, torch.rand(4, 1, 12, 12), "auto")
+    assert resnet.training
+    assert all(p.requires_grad for p in resnet.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in resnet.state_dict().items())
+
+
+def test_a_meter_of_the_model_counts_the_form_once(resnet) -> None:
+    with metered(resnet) as meter:
+        form = inference_form(resnet, torch.rand(4, 1, 12, 12), "auto")
+        meter.watch(form)
+        before = meter.forwards
+        x = torch.rand(5, 1, 12, 12, requires_grad=True)
+        torch.autograd.grad(form(x).sum(), x)
+        assert meter.forwards - before == 5
+        assert meter.backwards == 5
