@@ -94,7 +94,6 @@ def test_restarts_try_other_seeds() -> None:
 
 def test_goals_are_tried_one_by_one() -> None:
     x, y = torch.tensor([[0.8], [0.95]]), torch.tensor([0, 0])
-    assert MODEL(x).argsort(1, descending=True)[:, 1:].tolist() == [[1, 2], [2, 1]] or True
     found = targeted(aimed)(MODEL, x, y, ball=BALL)
     assert (MODEL(found).argmax(1) == 1).tolist() == [True, False]
     with pytest.raises(ValueError, match="takes a goal"):
@@ -115,7 +114,8 @@ def test_what_is_combined_can_be_inspected_and_combined_again() -> None:
     described = describe(method)
     assert described.kind == "evade"
     assert described.holds == "model"
-    assert [entry["method"].rpartition(":")[2] for entry in described.params["methods"]] == ["best_of_seeds", "shift"]
+    assert "dice" in str(described.params["methods"])
+    assert "'by': 0.4" in str(described.params["methods"])
     x, y = torch.tensor([[0.8]]), torch.tensor([0])
     assert (worst_of([method])(MODEL, x, y, ball=BALL) < 0.5).all()
     with pytest.raises(ValueError, match="at least one"):

@@ -30,7 +30,7 @@ from torch import nn
 from buckler import plan as plans
 from buckler.contract import check_contract, fatal
 from buckler.data import as_tensors, batches
-from buckler.findings import Finding, NotMeasured, Report, Severity, rules
+from buckler.findings import NotMeasured, Report, Severity, rules
 from buckler.method import describe
 from buckler.plan import Job
 from buckler.report.render import render
@@ -57,15 +57,6 @@ class Progress:
     share: float = 0.0
     forwards: int = 0
     says: str = ""
-
-
-@dataclass(frozen=True)
-class Verdicts:
-    """What an area's `judge` makes of its trials."""
-
-    findings: tuple[Finding, ...] = ()
-    not_measured: tuple[NotMeasured, ...] = ()
-    contradictions: tuple[str, ...] = ()
 
 
 def audit(

@@ -124,7 +124,7 @@ def _next(
     described = describe(method)
     if goal is not None and "goal" not in described.knobs:
         raise ValueError(f"expected methods that take a goal, got {described.path}")
-    wanted = goal[todo] if isinstance(goal, Tensor) else goal
+    wanted: Tensor | int | None = goal[todo] if isinstance(goal, Tensor) else goal
     if "seed" in described.knobs and not described.params.get("seed"):
         method = partial(method, seed=seed)
     if wanted is not None:

@@ -287,6 +287,15 @@ class Report:
 
 
 @dataclass(frozen=True)
+class Verdicts:
+    """What an area's `judge` makes of its trials."""
+
+    findings: tuple[Finding, ...] = ()
+    not_measured: tuple[NotMeasured, ...] = ()
+    contradictions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Verdict:
     outcome: Outcome
     exit_code: int

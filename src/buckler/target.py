@@ -7,10 +7,12 @@ another one; and `inference_form` gives a faster copy that answers the same.
 from __future__ import annotations
 
 import copy
+import operator
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -226,7 +228,7 @@ def _padded(graph: nn.Module, sample: Tensor) -> nn.Module:
         return graph
     with graph.graph.inserting_after(inputs[0]):
         padded = graph.graph.call_function(_with_spare_rows, (inputs[0],))
-    inputs[0].replace_all_uses_with(padded, delete_user_cb=lambda user: user is not padded)
+    inputs[0].replace_all_uses_with(padded, delete_user_cb=partial(operator.is_not, padded))
     with graph.graph.inserting_before(output):
         cut = graph.graph.call_function(_as_many_rows, (output.args[0], inputs[0]))
     output.args = (cut,)
@@ -262,7 +264,7 @@ def _narrowed(graph: nn.Module) -> nn.Module:
     first, last = layers[0], layers[-1]
     with graph.graph.inserting_after(first):
         narrow = graph.graph.call_method("to", (first, torch.bfloat16))
-    first.replace_all_uses_with(narrow, delete_user_cb=lambda user: user is not narrow)
+    first.replace_all_uses_with(narrow, delete_user_cb=partial(operator.is_not, narrow))
     with graph.graph.inserting_before(last):
         widen = graph.graph.call_method("to", (last.args[0], torch.float32))
     last.replace_input_with(last.args[0], widen)
@@ -282,8 +284,7 @@ def _fold(model: nn.Module) -> nn.Module:
         calls = sum(1 for other in graph.graph.nodes if other.op == "call_module" and other.target == source.target)
         if calls != 1 or not isinstance(before, nn.Conv2d | nn.Linear):
             continue
-        fuse = fuse_conv_bn_eval if isinstance(before, nn.Conv2d) else fuse_linear_bn_eval
-        folded = fuse(before, norm)
+        folded = fuse_conv_bn_eval(before, norm) if isinstance(before, nn.Conv2d) else fuse_linear_bn_eval(before, norm)
         parent, _, name = source.target.rpartition(".")
         setattr(graph.get_submodule(parent), name, folded)
         modules[source.target] = folded

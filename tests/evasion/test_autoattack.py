@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from buckler.evasion.autoattack import _judged, attacks, autoattack
+from buckler.evasion.autoattack import _Confirmed, _judged, attacks, autoattack
+from buckler.kinds import Perturbed
 from buckler.nets import LinearModel, SmallCNN
 from buckler.target import inference_form
-from buckler.threat import Ball, Norm
+from buckler.threat import Ball
 
 
 def fooled(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -34,26 +35,24 @@ def test_budgets_are_the_published_ones() -> None:
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-def test_on_a_linear_model_the_verdict_is_the_closed_form(norm, monkeypatch) -> None:
-    monkeypatch.setattr("buckler.evasion.autoattack.attacks", _short)
+def test_on_a_linear_model_the_verdict_is_the_closed_form(norm) -> None:
     torch.manual_seed(0)
     weight = torch.randn(3, 20)
     model = LinearModel(weight, -0.5 * weight.sum(1))
     x = torch.rand(10, 20) * 0.1 + 0.45
     y = model(x).argmax(1)
     radius = model.distances(x, y, norm) * torch.tensor([0.8, 1.2]).repeat(5)
-    found = autoattack(model, x, y, ball=Ball(norm, radius))
+    found = autoattack(model, x, y, ball=Ball(norm, radius), steps=20, queries=60)
     assert Ball(norm, radius).contains(x, found).all()
     assert fooled(model, found, y).tolist() == [False, True] * 5
 
 
-def _short(version: str, norm: Norm) -> list[partial[Tensor]]:
-    """The same attacks with few steps."""
-    short: list[partial[Tensor]] = []
-    for method in attacks(version, norm):
-        knob = {"steps": 20} if "steps" in method.keywords else {"queries": 60}
-        short.append(partial(method, **knob))
-    return short
+def shy(
+    model: nn.Module, x: Tensor, y: Tensor, *, ball: Ball, honest: nn.Module, asked: list[nn.Module], seed: int = 0
+) -> Perturbed:
+    """Moves only what the honest model is behind."""
+    asked.append(model)
+    return torch.stack([x[:, 0] - 0.29, x[:, 1]], 1) if model is honest else x
 
 
 def test_a_claim_that_fails_on_the_model_is_taken_up_again_in_the_exact_form() -> None:
@@ -63,10 +62,7 @@ def test_a_claim_that_fails_on_the_model_is_taken_up_again_in_the_exact_form() -
     x, y, ball = torch.tensor([[0.6, 0.5], [0.9, 0.5]]), torch.tensor([0, 0]), Ball("linf", 0.3)
     asked: list[nn.Module] = []
 
-    def method(model: nn.Module, x: Tensor, y: Tensor, *, ball: Ball, seed: int = 0) -> "Perturbed":  # noqa: F821, UP037
-        asked.append(model)
-        return x if model is fast else torch.stack([x[:, 0] - 0.29, x[:, 1]], 1)
-
+    method = partial(shy, honest=model, asked=asked)
     found = _judged(model, x, y, ball=ball, method=method, fast=fast, exact=model)
     assert asked == [fast, model]
     assert fooled(model, found, y).tolist() == [True, False]
@@ -75,7 +71,7 @@ def test_a_claim_that_fails_on_the_model_is_taken_up_again_in_the_exact_form() -
 def test_the_model_is_as_it_was_and_l0_is_refused() -> None:
     model = SmallCNN(width=4).train()
     x, y = torch.rand(2, 1, 8, 8), torch.tensor([0, 1])
-    autoattack(model, x, y, ball=Ball("linf", 1.0))
+    autoattack(model, x, y, ball=Ball("linf", 1.0), steps=3, queries=5)
     assert model.training
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
     with pytest.raises(ValueError, match="expected a ball in linf, l2 or l1"):
@@ -83,9 +79,8 @@ def test_the_model_is_as_it_was_and_l0_is_refused() -> None:
 
 
 @pytest.mark.parametrize("precision", ["auto", "float32"])
-def test_never_above_the_reference(precision, monkeypatch) -> None:
+def test_never_above_the_reference(precision) -> None:
     reference = pytest.importorskip("pyautoattack")
-    monkeypatch.setattr("buckler.evasion.autoattack.attacks", _short)
     torch.manual_seed(3)
     model = SmallCNN(width=6).eval().requires_grad_(False)
     x = torch.rand(16, 1, 8, 8)
@@ -96,7 +91,8 @@ def test_never_above_the_reference(precision, monkeypatch) -> None:
         part.n_iter = 20
     peer.square.n_queries = 60
     theirs = fooled(model, peer.run_standard_evaluation(x, y)[0], y)
-    ours = fooled(model, autoattack(model, x, y, ball=Ball("linf", radius), precision=precision), y)
+    found = autoattack(model, x, y, ball=Ball("linf", radius), steps=20, queries=60, precision=precision)
+    ours = fooled(model, found, y)
     assert 0 < theirs.sum() < len(x), "the radius must separate rows, or this compares nothing"
     assert ours.sum() >= theirs.sum()
 
@@ -111,3 +107,13 @@ def test_the_fast_form_costs_no_row_here() -> None:
     plain = fooled(model, method(exact, x, y, ball=Ball("linf", 0.16)), y)
     judged = _judged(model, x, y, ball=Ball("linf", 0.16), method=method, fast=fast, exact=exact)
     assert (fooled(model, judged, y) >= plain).all()
+
+
+def test_close_answers_are_given_by_the_exact_form() -> None:
+    exact = LinearModel(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 0.0]]), torch.tensor([-0.5, 0.5, -9.0]))
+    fast = LinearModel(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 0.0]]), torch.tensor([-0.52, 0.52, -9.0]))
+    x = torch.tensor([[0.51, 0.0], [0.99, 0.0]])
+    assert (fast(x).argmax(1) == torch.tensor([1, 0])).all()
+    both = _Confirmed(fast, exact)(x)
+    assert torch.equal(both[0], exact(x)[0])
+    assert torch.equal(both[1], fast(x)[1])

@@ -35,6 +35,13 @@ def test_the_search_finds_the_distance_where_the_box_is_far(norm):
     assert torch.allclose(got, exact, rtol=0.01)
 
 
+def test_the_segment_is_halved_down_to_the_boundary():
+    """One projection goes a fiftieth too far; halving the segment takes that back."""
+    model, x, y = linear(classes=2)
+    got = boundary_margin(model, x, y, steps=1)["margin"]
+    assert torch.allclose(got, model.distances(x, y, "linf"), rtol=2e-3)
+
+
 def test_a_curved_boundary_at_a_known_distance():
     """Label 1 outside a circle around the middle: from a point inside, the distance is radius less distance to it."""
 

@@ -348,9 +348,6 @@ def test_noise_stays_in_the_ball_and_reaches_its_surface(norm: str, edge: bool) 
     assert not moved.equal(x)
 
 
-# --- where little can be had
-
-
 def test_indicators_of_black_boxes() -> None:
     x, y = held_out(16)
     oracle = Oracle(sound(), "labels")

@@ -67,14 +67,19 @@ def test_projections_meet_the_hyperplane_at_the_least_distance_in_the_box(norm) 
         box = list(zip(-start, 1 - start, strict=True))
         best = linprog([0.0] * 6, A_eq=[w], b_eq=[-c], bounds=box)
         if best.status == 2:  # no point of the box lies on the hyperplane: as near to it as the box lets one
-            reach = sum(max(w[i] * low, w[i] * high) if c < 0 else min(w[i] * low, w[i] * high) for i, (low, high) in enumerate(box))
+            reach = sum(
+                max(w[i] * low, w[i] * high) if c < 0 else min(w[i] * low, w[i] * high)
+                for i, (low, high) in enumerate(box)
+            )
             assert float(slope[row] @ change[row]) == pytest.approx(reach)
             continue
         assert float(slope[row] @ change[row] + value[row]) == pytest.approx(0, abs=1e-9)
         got = float(Ball(norm, 1.0).size(change[row : row + 1]))
         if norm == "l2":
             rule = {"type": "eq", "fun": lambda d, w=w, c=c: w @ d + c}
-            exact = minimize(lambda d: d @ d, best.x, bounds=box, constraints=[rule], options={"ftol": 1e-14}).fun ** 0.5
+            exact = (
+                minimize(lambda d: d @ d, best.x, bounds=box, constraints=[rule], options={"ftol": 1e-14}).fun ** 0.5
+            )
         elif norm == "linf":  # variables: the change, and a bound t on all its elements
             rows = [[(1.0 if j == i else 0.0) * s for j in range(6)] + [-1.0] for i in range(6) for s in (1, -1)]
             exact = linprog([0.0] * 6 + [1.0], rows, [0.0] * 12, [[*w, 0.0]], [-c], [*box, (0, 1)]).fun

@@ -51,7 +51,7 @@ def test_on_a_linear_model_linf_ends_in_the_best_corner() -> None:
     before = model(x).detach()
     ideal = before.gather(1, y[:, None]) - before - ball.radius[:, None] * gaps
     lowest = ideal.scatter(1, y[:, None], torch.inf).amin(1)
-    # single pixels are tried last, so a corner that no single pixel improves is reached; that is the best one of a class
+    # single pixels are tried last: a corner that none of them improves is reached, the best one for some class
     assert (reached <= lowest + 0.35 * (before.amax(1) - before.amin(1))).all()
 
 

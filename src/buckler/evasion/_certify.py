@@ -39,6 +39,8 @@ def evaluate(
     more: dict[str, object] = {"seed": settings.seed} if "seed" in described.knobs else {}
     if "ball" in described.knobs:
         more["ball"] = settings.ball
+    if "norm" in described.knobs:
+        more["norm"] = settings.ball.norm
     configured = partial(method, **more)
     parts: list[dict[str, Tensor]] = []
     broken = tested = done = 0

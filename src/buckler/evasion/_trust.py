@@ -64,8 +64,9 @@ def doubts(run: Attack, evidence: Mapping[str, Tensor]) -> tuple[Check, ...]:
                 run.method, source, run.target, *few, ball=ball, found=found[:FEW], goal=goal, seed=settings.seed
             )
             if isinstance(source, nn.Module) and goal is None:
-                checks += (binarization(run.method, source, *few, ball=ball, seed=settings.seed),)
-    return checks
+                target = run.target if run.through is not None else None
+                checks += (binarization(run.method, source, *few, ball=ball, target=target, seed=settings.seed),)
+    return tuple(check for check in checks if check.name != "legal")
 
 
 def believed(

@@ -15,7 +15,6 @@ Tags: atlas:AML.T0043.000, atlas:AML.T0015, nist-ai-100-2:NISTAML.022, owasp-ml:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 
 from buckler.dice import Dice
 from buckler.evasion._boxed import bounded, l1_in_box
-from buckler.evasion._search import Goal, Objective, aim, ascend, fooled
+from buckler.evasion._search import Goal, Objective, aim, ascend, fooled, gradient
 from buckler.kinds import Perturbed
 from buckler.target import frozen
 from buckler.threat import Ball
@@ -225,16 +224,11 @@ def _look(
         with torch.no_grad():
             logits = model(x)
         return logits, height(logits), torch.zeros_like(x)
-    x = x.detach().requires_grad_()
-    total: Tensor | None = None
-    logits = loss = x
-    for _ in range(draws):
-        logits = model(x)
-        loss = height(logits)
-        (grad,) = torch.autograd.grad(loss.sum(), x, allow_unused=True)
-        grad = torch.zeros_like(x) if grad is None else grad
-        total = grad if total is None else total + grad
-    return logits.detach(), loss.detach(), torch.zeros_like(x) if total is None else total
+    logits, loss, grad = gradient(model, x, height)
+    for _ in range(draws - 1):
+        logits, loss, another = gradient(model, x, height)
+        grad = grad + another
+    return logits, loss, grad
 
 
 def _record(best: _Best, rows: Tensor, points: Tensor, height: Tensor) -> None:

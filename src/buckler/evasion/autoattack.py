@@ -4,10 +4,10 @@ Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble 
 ICML 2020, https://arxiv.org/abs/2003.01690; for l1: Croce and Hein, ICML 2021, https://arxiv.org/abs/2103.01208.
 
 Differs from the paper: every attack hands on only the rows that it could not fool, and stops a row at its first
-success. Budgets are the published ones: 100 steps, 9 target classes, 5,000 queries. The attacks by gradients run on a
-faster form of the model (in bfloat16 where the processor computes in it); what they claim is judged on the model
-itself, and rows whose claim fails there, or whose result is a near miss, are attacked again in float32. Square Attack
-runs in float32 throughout.
+success. Budgets are the published ones: 100 steps, 9 target classes, 5,000 queries. The attacks run on a faster form of
+the model (in bfloat16 where the processor computes in it); what they claim is judged on the model itself, and rows
+whose claim fails there, or whose result is a near miss, are attacked again in float32. Answers to Square Attack are
+given in float32 wherever the two likeliest labels are close.
 
 Tags: atlas:AML.T0043.000, atlas:AML.T0043.001, atlas:AML.T0015, nist-ai-100-2:NISTAML.022, owasp-ml:ML01, cwe:1039.
 """
@@ -42,6 +42,8 @@ def autoattack(
     *,
     ball: Ball,
     version: Version = "standard",
+    steps: int = 100,
+    queries: int = 5000,
     precision: Precision = "auto",
     seed: int = 0,
 ) -> Perturbed:
@@ -49,8 +51,8 @@ def autoattack(
 
     `x` `(B, ...)` in [0, 1], `y` `(B,)`; `ball` linf, l2 or l1 (a `ValueError` otherwise). `plus` adds untargeted APGD
     and FAB and five restarts; `rand`, for models that answer at random, is APGD on two losses with gradients averaged
-    over 20 draws. `precision` is that of the form which the attacks by gradients run on. Returns `(B, ...)`: an
-    adversarial example where one was found, else some legal point.
+    over 20 draws. Fewer `steps` or `queries` than the published ones do not make AutoAttack's verdict. `precision` is
+    that of the fast form. Returns `(B, ...)`: an adversarial example where one was found, else some legal point.
     """
     if ball.norm == "l0":
         raise ValueError("expected a ball in linf, l2 or l1, got l0: evasion/fmn attacks l0")
@@ -59,24 +61,24 @@ def autoattack(
     exact = inference_form(model, x[:16])
     fast = exact if precision == "float32" else inference_form(model, x[:16], precision)
     methods = tuple(
-        partial(_judged, method=method, fast=fast if describe(method).holds == "model" else exact, exact=exact)
-        for method in attacks(version, ball.norm)
+        partial(_judged, method=method, fast=fast, exact=exact)
+        for method in attacks(version, ball.norm, steps, queries)
     )
     return worst_case(model, x, y, ball=ball, methods=methods, seed=seed)
 
 
-def attacks(version: Version, norm: Norm) -> list[Method]:
+def attacks(version: Version, norm: Norm, steps: int = 100, queries: int = 5000) -> list[Method]:
     """The attacks of a version in their published order and with their published budgets."""
-    climb = partial(apgd, objective="ce", steps=100, restarts=5 if norm == "l1" or version == "plus" else 1)
-    ratio = partial(apgd, objective="dlr", steps=100)
+    climb = partial(apgd, objective="ce", steps=steps, restarts=5 if norm == "l1" or version == "plus" else 1)
+    ratio = partial(apgd, objective="dlr", steps=steps)
     aimed = partial(ratio, targets=5 if norm == "l1" and version == "standard" else 9)
-    walk = partial(fab, steps=100, targets=9)
-    search = partial(square, queries=5000, rescale=False)
+    walk = partial(fab, steps=steps, targets=9)
+    search = partial(square, queries=queries, rescale=False)
     if version == "standard":
         return [climb, aimed, walk, search]
     if version == "plus":
         return [climb, partial(ratio, restarts=5), partial(walk, targets=0, restarts=5), search, aimed, walk]
-    return [partial(apgd, objective=objective, steps=100, draws=20) for objective in ("ce", "dlr")]
+    return [partial(apgd, objective=objective, steps=steps, draws=20) for objective in ("ce", "dlr")]
 
 
 def _judged(
@@ -92,7 +94,8 @@ def _judged(
 ) -> Perturbed:
     """Run `method` on the fast form, then on the exact one for rows that the fast form may have cost a success."""
     method, holds = partial(method, seed=seed), describe(method).holds
-    moved = method(held(holds, fast), x, y, ball=ball)
+    first = fast if holds == "model" or fast is exact else _Confirmed(fast, exact)
+    moved = method(held(holds, first), x, y, ball=ball)
     if fast is exact:
         return moved
     with torch.no_grad(), frozen(model):
@@ -102,10 +105,26 @@ def _judged(
     margin = logits.gather(1, y[:, None]).squeeze(1) - others
     inside, radius = ball.contains(x, moved), ball.radii(x).flatten()
     near = torch.where(
-        inside, claimed | (margin < _NEAR * (logits.amax(1) - logits.amin(1))), ball.size(moved - x) < (1 + _NEAR) * radius
+        inside,
+        claimed | (margin < _NEAR * (logits.amax(1) - logits.amin(1))),
+        ball.size(moved - x) < (1 + _NEAR) * radius,
     )
     again = (near & ~(inside & (logits.argmax(1) != y))).nonzero().squeeze(1)
     if len(again):
         second = method(held(holds, exact), x[again], y[again], ball=ball.rows(again))
         moved = moved.index_copy(0, again, second)
     return moved
+
+
+class _Confirmed(nn.Module):
+    """The fast form's logits, and the exact form's wherever the two highest are close. It has no gradient."""
+
+    def __init__(self, fast: nn.Module, exact: nn.Module) -> None:
+        super().__init__()
+        self.fast, self.exact = fast, exact
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.fast(x)
+        top = logits.topk(2, dim=1).values
+        close = (top[:, 0] - top[:, 1] < _NEAR * (logits.amax(1) - logits.amin(1))).nonzero().squeeze(1)
+        return logits.index_copy(0, close, self.exact(x[close])) if len(close) else logits

@@ -7,10 +7,11 @@ Differs from the paper: a row whose objective has not improved for `patience` st
 leaves the search when that happens for the third time (the authors' code asks every tenth of the steps, and the batch
 as a whole); it leaves for good once it is inside a finite radius. The change of variables starts a thousandth inside
 of the box and measures from there, so that saturated elements (black pixels) have gradients and the search starts at
-the clean row exactly. Adam's epsilon is 1e-12, because the gradients carry the constant, which starts small. For linf
-the constant grows tenfold after a failure (the authors' code: twofold), and a row ends after `searches` failures. For l2
-a constant succeeds if its search met an adversarial example after the first `patience` steps: Adam's first steps are as
+the clean row exactly. Adam's epsilon is 1e-12, because the gradients carry the constant, which starts small. For l2 a
+constant succeeds if its search met an adversarial example after the first `patience` steps: Adam's first steps are as
 long whatever the constant is, and would carry a row that is nearer than they are long across the boundary with any.
+For linf the constant grows tenfold after a failure (the authors' code: twofold), and a row ends after `searches`
+failures.
 
 Tags: atlas:AML.T0043.000, atlas:AML.T0015, nist-ai-100-2:NISTAML.022, owasp-ml:ML01, cwe:1039.
 """
@@ -155,7 +156,8 @@ def _descend(
 ) -> tuple[Tensor, Tensor]:
     """Adam from `shift` in the tanh space; whether each of `rows` `(R,)` succeeded, and the shift where it did.
 
-    Examples of the first steps count for `best`, not as success of a constant. With a `threshold` (linf) a row succeeds where an adversarial example is no larger than it, and ends there.
+    Examples of the first steps count for `best`, not as success of a constant. With a `threshold` (linf) a row succeeds
+    where an adversarial example is no larger than it, and ends there.
     """
     x, model = best.x[rows], hunt.model
     centre = torch.atanh((2 * x - 1) * (1 - EDGE))

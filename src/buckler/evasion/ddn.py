@@ -41,8 +41,8 @@ def ddn(
 
     `x` `(B, ...)` in [0, 1], `y` `(B,)`; `ball` l2 (a `ValueError` otherwise). With `radius=inf` the norm is minimised
     to the last of the `steps`; with a finite radius (per row if need be) the sphere never passes it and a row ends at
-    its first success. `start` is the first sphere's radius. Returns `(B, ...)`: the closest adversarial example found,
-    else the clean row.
+    its first success. `start` is the first sphere's radius; norms below start (1 - gamma)^steps are out of reach.
+    Returns `(B, ...)`: the closest adversarial example found, else the clean row.
     """
     if ball.norm != "l2":
         raise ValueError(f"expected a ball in l2, got {ball.norm}: evasion/fmn minimises every norm")

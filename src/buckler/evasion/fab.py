@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from buckler.dice import Dice
 from buckler.evasion._boxed import bounded, to_hyperplane
-from buckler.evasion._search import Goal, aim, fooled
+from buckler.evasion._search import Goal, aim, fooled, gradient
 from buckler.kinds import Perturbed
 from buckler.target import frozen
 from buckler.threat import Ball
@@ -166,45 +166,43 @@ def _walk(
         now = moved.clamp(0, 1).view_as(now)
 
 
-def _boundary(
-    model: nn.Module, x: Tensor, copies: _Copies, norm: str, last: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+def _boundary(model: nn.Module, x: Tensor, copies: _Copies, norm: str, last: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Logits at `x`, and the boundary there: its function's value `(B,)` (above zero past it) and slope `(B, D)`."""
     if last:
         with torch.no_grad():
             return model(x), x.new_zeros(len(x)), torch.zeros_like(x).flatten(1)
+    aimed = copies.wanted if copies.wanted is not None else copies.goals
+    if aimed is None:
+        return _nearest_boundary(model, x, copies.label, norm)
+    rest = copies.label[:, None] if copies.goals is None else None
+
+    def past(logits: Tensor) -> Tensor:
+        """The aimed class's logit less the true one's, or, for a goal, less the best other's."""
+        column = aimed[:, None]
+        other = logits.scatter(1, column, -torch.inf).amax(1) if rest is None else logits.gather(1, rest).squeeze(1)
+        return logits.gather(1, column).squeeze(1) - other
+
+    logits, value, slope = gradient(model, x, past)
+    return logits, value, slope.flatten(1)
+
+
+def _nearest_boundary(model: nn.Module, x: Tensor, label: Tensor, norm: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Over all classes, the boundary that is nearest by its linear approximation."""
     x = x.detach().requires_grad_()
     logits = model(x)
-    own = logits.gather(1, copies.label[:, None]).squeeze(1)
-    if copies.wanted is not None or copies.goals is not None:
-        aimed = copies.wanted if copies.wanted is not None else copies.goals
-        assert aimed is not None
-        other = logits.gather(1, aimed[:, None]).squeeze(1)
-        if copies.goals is not None:
-            own = logits.scatter(1, aimed[:, None], -torch.inf).amax(1)
-        value = other - own
-        (slope,) = torch.autograd.grad(value.sum(), x, allow_unused=True)
-        slope = torch.zeros_like(x) if slope is None else slope
-        return logits.detach(), value.detach(), slope.flatten(1)
-    return _nearest_boundary(logits, own, x, copies.label, norm)
-
-
-def _nearest_boundary(
-    logits: Tensor, own: Tensor, x: Tensor, label: Tensor, norm: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Over all classes, the boundary that is nearest by its linear approximation."""
+    own = logits.gather(1, label[:, None]).squeeze(1)
     closest = logits.new_full((len(x),), torch.inf)
     value, slope = torch.zeros_like(closest), torch.zeros_like(x).flatten(1)
-    for k in range(logits.shape[1]):
+    for k in range(logits.shape[1] if logits.requires_grad else 0):
         gap = logits[:, k] - own
-        (grad,) = torch.autograd.grad(gap.sum(), x, retain_graph=True, allow_unused=True)
-        grad = torch.zeros_like(slope) if grad is None else grad.flatten(1)
+        (grad,) = torch.autograd.grad(gap.sum(), x, retain_graph=True, materialize_grads=True)
+        grad, gap = grad.flatten(1), gap.detach()
         size = grad.abs().sum(1) if norm == "linf" else grad.norm(dim=1) if norm == "l2" else grad.abs().amax(1)
-        distance = torch.where(label == k, torch.inf, gap.detach().abs() / size.clamp_min(1e-12))
+        distance = torch.where(label == k, torch.inf, gap.abs() / size.clamp_min(1e-12))
         nearer = distance < closest
         closest = torch.where(nearer, distance, closest)
-        value, slope = torch.where(nearer, gap.detach(), value), torch.where(nearer[:, None], grad, slope)
-    return logits.detach(), value, slope
+        value, slope = torch.where(nearer, gap, value), torch.where(nearer[:, None], grad, slope)
+    return logits.detach(), value, slope.detach()
 
 
 def _record(best: _Best, rows: Tensor, points: Tensor, distance: Tensor) -> None:

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from buckler import stats
-from buckler.audit import Verdicts
 from buckler.evasion._doubt import cross_check
-from buckler.findings import Cell, Figure, Finding, NotMeasured, Rule, Severity, because, severity
+from buckler.findings import Cell, Figure, Finding, NotMeasured, Rule, Severity, Verdicts, because, severity
 from buckler.report import figures
 from buckler.stats import Estimate
 from buckler.trial import Check, Cost, Trial
@@ -49,7 +48,7 @@ class Case:
 
 
 def judge(trials: Sequence[Trial], limits: Mapping[str, float], table: Mapping[str, Rule], command: str) -> Verdicts:
-    """Findings, what could not be measured, and what contradicts itself; see `audit.Verdicts`.
+    """Findings, what could not be measured, and what contradicts itself; see `findings.Verdicts`.
 
     `limits` are the reference radii per norm, `table` the severity rules, and `command` the beginning of a command that
     repeats a measurement, with `{method}` for its path.
@@ -280,7 +279,7 @@ def _proven(proof: Trial, table: Mapping[str, Rule], command: str) -> Finding:
     norm = str(proof.params["norm"])
     name = proof.method.rpartition("/")[2]
     return Finding(
-        id=f"evasion/certificate/{name}",
+        id=f"evasion/certificate/{name.replace(':', '.')}",
         title=f"What {name.replace('_', ' ')} proves in {norm}",
         state="found" if level > Severity.info else "clear",
         severity=level,

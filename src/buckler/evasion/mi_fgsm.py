@@ -114,8 +114,10 @@ def _gradient(
     for scale in range(scales):
         point = x.detach().requires_grad_()
         logits = model((_diverse(point, diversity, dice) if diversity > 0 else point) / 2**scale)
-        (grad,) = torch.autograd.grad(ascend("ce", logits, label, goals).sum(), point)
-        total = total + grad / scales
+        loss = ascend("ce", logits, label, goals).sum()
+        if loss.requires_grad:
+            (grad,) = torch.autograd.grad(loss, point, materialize_grads=True)
+            total = total + grad / scales
         first = logits.detach() if first is None else first
     assert first is not None
     return first, total

@@ -2,7 +2,8 @@
 
 Madry, Makelov, Schmidt, Tsipras and Vladu, "Towards deep learning models resistant to adversarial attacks", ICLR 2018,
 https://arxiv.org/abs/1706.06083. The l1 step is the sparse one of Tramer and Boneh, NeurIPS 2019,
-https://arxiv.org/abs/1904.13000.
+https://arxiv.org/abs/1904.13000, followed by the exact projection onto ball and box of Croce and Hein, ICML 2021,
+https://arxiv.org/abs/2103.01208.
 
 Differs from the paper: a row leaves the batch the moment it is fooled; a linf row whose iterate has been visited before
 (in this restart) leaves too, because from there it can only walk the same circle (Heinrich et al., "Stop walking in
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from buckler.dice import Dice, fingerprint_rows
+from buckler.evasion._boxed import bounded, l1_in_box
 from buckler.evasion._search import Goal, Objective, aim, ascend, fooled, gradient
 from buckler.kinds import Perturbed
 from buckler.target import frozen
@@ -85,7 +87,11 @@ def pgd(
                     limit, visited = limit.rows(keep), [before[keep] for before in visited]
                     if len(rows) == 0:
                         break
-                moved = limit.clip(clean, moved + length * limit.radii(clean) * _direction(grad, ball, sparsity))
+                reach = length * limit.radii(clean)
+                if ball.norm == "l1":
+                    moved = _sparse_step(clean, moved, grad, limit, reach, sparsity)
+                else:
+                    moved = limit.clip(clean, moved + reach * _direction(grad, ball))
             todo = todo[~won[todo]] if stop else todo
             if len(todo) == 0:
                 break
@@ -102,14 +108,26 @@ def _start(x: Tensor, ball: Ball, dice: Dice) -> Tensor:
     return ball.clip(x, x + delta)
 
 
-def _direction(grad: Tensor, ball: Ball, sparsity: float) -> Tensor:
-    """The step of unit length in the ball's norm that gains most (for l1: over the top share of elements)."""
+def _direction(grad: Tensor, ball: Ball) -> Tensor:
+    """The step of unit length in the ball's norm, linf or l2, that gains most."""
     if ball.norm == "linf":
         return grad.sign()
     flat = grad.flatten(1)
-    if ball.norm == "l2":
-        return (flat / flat.norm(dim=1, keepdim=True).clamp_min(1e-12)).view_as(grad)
-    many = max(1, round(sparsity * flat.shape[1]))
-    top = flat.abs().topk(many, dim=1)
-    chosen = torch.zeros_like(flat).scatter(1, top.indices, flat.gather(1, top.indices).sign())
-    return (chosen / many).view_as(grad)
+    return (flat / flat.norm(dim=1, keepdim=True).clamp_min(1e-12)).view_as(grad)
+
+
+def _sparse_step(clean: Tensor, moved: Tensor, grad: Tensor, ball: Ball, reach: Tensor, sparsity: float) -> Tensor:
+    """A step of l1 length `reach` over the elements that gain most, and back into the ball within the box.
+
+    At least the share `sparsity` of the elements move, and more where a step is longer than so few elements can take;
+    an element that the box holds already is passed over.
+    """
+    flat, place = grad.flatten(1), moved.flatten(1)
+    held = ((place <= 0) & (flat < 0)) | ((place >= 1) & (flat > 0))
+    size = flat.abs().masked_fill(held, -1)
+    many = torch.maximum(2 * reach.flatten(1), torch.full_like(reach.flatten(1), round(sparsity * flat.shape[1])))
+    many = many.nan_to_num(posinf=flat.shape[1]).clamp(1, flat.shape[1]).ceil()
+    chosen = (size.argsort(1, descending=True).argsort(1) < many) & ~held
+    delta = place + chosen * flat.sign() * (reach.flatten(1).clamp(max=flat.shape[1]) / many) - clean.flatten(1)
+    limit = bounded(ball, clean).radii(clean).flatten(1)
+    return (clean.flatten(1) + l1_in_box(clean.flatten(1), delta, limit)).view_as(clean)

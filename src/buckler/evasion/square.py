@@ -67,7 +67,7 @@ def square(
 
 
 class _Search:
-    """The rows still robust, `(B, C, H, W)`: their best points, margins, and proposals turned down since the last gain."""
+    """The rows still robust, `(B, C, H, W)`: best points, margins, and proposals turned down since the last gain."""
 
     def __init__(
         self, oracle: ScoreOracle, x: Tensor, y: Tensor, goals: Tensor | None, ball: Ball, dice: Dice, shape: torch.Size
@@ -243,7 +243,7 @@ def _ends(queries: int) -> list[float]:
 
 
 def _side(share: float, height: int, width: int, *, odd: bool) -> tuple[int, int]:
-    """The window: a square that covers `share` of the image, or where the image has one line, that share of the line."""
+    """The window: a square that covers `share` of the image, or of an image of one line, that share of the line."""
     if height == 1:
         return 1, min(width, max(round(share * width), 3 if odd else 1))
     side = max(round((share * height * width) ** 0.5), 3 if odd else 1)
