@@ -7,11 +7,12 @@ from functools import partial
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from buckler.combine import restarted, targeted, worst_of
+from buckler.combine import _Confirmed, on_forms, quickened, restarted, targeted, worst_of
 from buckler.kinds import Perturbed
 from buckler.method import describe
-from buckler.nets import LinearModel
+from buckler.nets import LinearModel, SmallCNN
 from buckler.target import LabelOracle, Oracle, ScoreOracle
 from buckler.threat import Ball
 
@@ -120,3 +121,54 @@ def test_what_is_combined_can_be_inspected_and_combined_again() -> None:
     assert (worst_of([method])(MODEL, x, y, ball=BALL) < 0.5).all()
     with pytest.raises(ValueError, match="at least one"):
         worst_of([])
+
+
+def shy(
+    model: nn.Module, x: Tensor, y: Tensor, *, ball: Ball, honest: nn.Module, asked: list[nn.Module], seed: int = 0
+) -> Perturbed:
+    """Moves only what the honest model is behind."""
+    asked.append(model)
+    return torch.stack([x[:, 0] - 0.29, x[:, 1]], 1) if model is honest else x
+
+
+def test_a_claim_that_fails_on_the_model_is_taken_up_again_in_the_exact_form() -> None:
+    """The fast form calls every input wrong; only the exact form can tell where to go."""
+    model = LinearModel(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), torch.tensor([-0.4, 0.4]))
+    fast = LinearModel(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), torch.tensor([-9.0, 9.0]))
+    x, y, ball = torch.tensor([[0.6, 0.5], [0.9, 0.5]]), torch.tensor([0, 0]), Ball("linf", 0.3)
+    asked: list[nn.Module] = []
+
+    method = partial(shy, honest=model, asked=asked)
+    found = on_forms(model, x, y, ball=ball, method=method, fast=fast, exact=model)
+    assert asked == [fast, model]
+    assert (model(found).argmax(1) != y).tolist() == [True, False]
+
+
+def test_the_fast_form_costs_no_row() -> None:
+    def climb(model: nn.Module, x: Tensor, y: Tensor, *, ball: Ball) -> Perturbed:
+        """Three steps along the gradient's sign."""
+        moved = x
+        for _ in range(3):
+            moved = moved.detach().requires_grad_()
+            (grad,) = torch.autograd.grad(F.cross_entropy(model(moved), y, reduction="sum"), moved)
+            moved = ball.clip(x, moved.detach() + 0.06 * grad.sign())
+        return moved
+
+    torch.manual_seed(4)
+    model = SmallCNN(width=6).eval().requires_grad_(False)
+    x = torch.rand(32, 1, 8, 8)
+    y = model(x).argmax(1)
+    ball = Ball("linf", 0.16)
+    plain, quick = (model(f(model, x, y, ball=ball)).argmax(1) != y for f in (climb, quickened(climb)))
+    assert 0 < plain.sum() < 32
+    assert (quick >= plain).all()
+
+
+def test_close_answers_are_given_by_the_exact_form() -> None:
+    exact = LinearModel(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 0.0]]), torch.tensor([-0.5, 0.5, -9.0]))
+    fast = LinearModel(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 0.0]]), torch.tensor([-0.52, 0.52, -9.0]))
+    x = torch.tensor([[0.51, 0.0], [0.99, 0.0]])
+    assert (fast(x).argmax(1) == torch.tensor([1, 0])).all()
+    both = _Confirmed(fast, exact)(x)
+    assert torch.equal(both[0], exact(x)[0])
+    assert torch.equal(both[1], fast(x)[1])

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 import torch
 from torch import Tensor, nn
 
-from buckler.evasion.autoattack import _Confirmed, _judged, attacks, autoattack
-from buckler.kinds import Perturbed
+from buckler.evasion.autoattack import attacks, autoattack
 from buckler.nets import LinearModel, SmallCNN
-from buckler.target import inference_form
 from buckler.threat import Ball
 
 
@@ -47,27 +43,6 @@ def test_on_a_linear_model_the_verdict_is_the_closed_form(norm) -> None:
     assert fooled(model, found, y).tolist() == [False, True] * 5
 
 
-def shy(
-    model: nn.Module, x: Tensor, y: Tensor, *, ball: Ball, honest: nn.Module, asked: list[nn.Module], seed: int = 0
-) -> Perturbed:
-    """Moves only what the honest model is behind."""
-    asked.append(model)
-    return torch.stack([x[:, 0] - 0.29, x[:, 1]], 1) if model is honest else x
-
-
-def test_a_claim_that_fails_on_the_model_is_taken_up_again_in_the_exact_form() -> None:
-    """The fast form calls every input wrong; only the exact form can tell where to go."""
-    model = LinearModel(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), torch.tensor([-0.4, 0.4]))
-    fast = LinearModel(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), torch.tensor([-9.0, 9.0]))
-    x, y, ball = torch.tensor([[0.6, 0.5], [0.9, 0.5]]), torch.tensor([0, 0]), Ball("linf", 0.3)
-    asked: list[nn.Module] = []
-
-    method = partial(shy, honest=model, asked=asked)
-    found = _judged(model, x, y, ball=ball, method=method, fast=fast, exact=model)
-    assert asked == [fast, model]
-    assert fooled(model, found, y).tolist() == [True, False]
-
-
 def test_the_model_is_as_it_was_and_l0_is_refused() -> None:
     model = SmallCNN(width=4).train()
     x, y = torch.rand(2, 1, 8, 8), torch.tensor([0, 1])
@@ -95,25 +70,3 @@ def test_never_above_the_reference(precision) -> None:
     ours = fooled(model, found, y)
     assert 0 < theirs.sum() < len(x), "the radius must separate rows, or this compares nothing"
     assert ours.sum() >= theirs.sum()
-
-
-def test_the_fast_form_costs_no_row_here() -> None:
-    torch.manual_seed(4)
-    model = SmallCNN(width=6).eval().requires_grad_(False)
-    x = torch.rand(16, 1, 8, 8)
-    y = model(x).argmax(1)
-    method = attacks("standard", "linf")[0]
-    exact, fast = inference_form(model, x), inference_form(model, x, "auto")
-    plain = fooled(model, method(exact, x, y, ball=Ball("linf", 0.16)), y)
-    judged = _judged(model, x, y, ball=Ball("linf", 0.16), method=method, fast=fast, exact=exact)
-    assert (fooled(model, judged, y) >= plain).all()
-
-
-def test_close_answers_are_given_by_the_exact_form() -> None:
-    exact = LinearModel(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 0.0]]), torch.tensor([-0.5, 0.5, -9.0]))
-    fast = LinearModel(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 0.0]]), torch.tensor([-0.52, 0.52, -9.0]))
-    x = torch.tensor([[0.51, 0.0], [0.99, 0.0]])
-    assert (fast(x).argmax(1) == torch.tensor([1, 0])).all()
-    both = _Confirmed(fast, exact)(x)
-    assert torch.equal(both[0], exact(x)[0])
-    assert torch.equal(both[1], fast(x)[1])

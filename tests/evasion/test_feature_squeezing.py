@@ -3,7 +3,7 @@ import torch
 from scipy import ndimage
 from torch import nn
 
-from buckler.evasion.feature_squeezing import feature_squeezing, median
+from buckler.evasion.feature_squeezing import _median, feature_squeezing
 from buckler.evasion.pgd import pgd
 from buckler.kinds import Adaptive
 from buckler.nets import LinearModel, SmallCNN
@@ -16,7 +16,7 @@ def test_the_median_is_that_of_scipy(window, shape):
     torch.manual_seed(window)
     x = torch.rand(shape)
     expected = ndimage.median_filter(x.numpy(), size=(1, 1, window, window), mode="reflect")
-    assert torch.equal(median(x, window), torch.from_numpy(expected))
+    assert torch.equal(_median(x, window), torch.from_numpy(expected))
 
 
 def test_bits_are_reduced_to_evenly_spaced_levels():
@@ -89,7 +89,7 @@ def test_the_score_is_the_largest_change_of_the_softmax():
     expected = torch.stack(
         [
             (model((3 * x).round() / 3).softmax(1) - plain).abs().sum(1),
-            (model(median(x, 2)).softmax(1) - plain).abs().sum(1),
+            (model(_median(x, 2)).softmax(1) - plain).abs().sum(1),
         ]
     ).amax(0)
     assert torch.allclose(guarded.score(x), expected)

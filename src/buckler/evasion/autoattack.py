@@ -17,7 +17,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from buckler.combine import worst_case
@@ -25,14 +24,11 @@ from buckler.evasion.apgd import apgd
 from buckler.evasion.fab import fab
 from buckler.evasion.square import square
 from buckler.kinds import Perturbed
-from buckler.method import Method, describe, held
-from buckler.target import Precision, frozen, inference_form
+from buckler.method import Method
+from buckler.target import Precision, inference_form
 from buckler.threat import Ball, Norm
 
 Version = Literal["standard", "plus", "rand"]
-
-_NEAR = 0.05
-"""A margin below this share of the logits' range, or a distance this share beyond the radius, is a near miss."""
 
 
 def autoattack(
@@ -79,52 +75,3 @@ def attacks(version: Version, norm: Norm, steps: int = 100, queries: int = 5000)
     if version == "plus":
         return [climb, partial(ratio, restarts=5), partial(walk, targets=0, restarts=5), search, aimed, walk]
     return [partial(apgd, objective=objective, steps=steps, draws=20) for objective in ("ce", "dlr")]
-
-
-def _judged(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    *,
-    ball: Ball,
-    method: Method,
-    fast: nn.Module,
-    exact: nn.Module,
-    seed: int = 0,
-) -> Perturbed:
-    """Run `method` on the fast form, then on the exact one for rows that the fast form may have cost a success."""
-    method, holds = partial(method, seed=seed), describe(method).holds
-    first = fast if holds == "model" or fast is exact else _Confirmed(fast, exact)
-    moved = method(held(holds, first), x, y, ball=ball)
-    if fast is exact:
-        return moved
-    with torch.no_grad(), frozen(model):
-        claimed = fast(moved).argmax(1) != y
-        logits = model(moved)
-    others = logits.scatter(1, y[:, None], -torch.inf).amax(1)
-    margin = logits.gather(1, y[:, None]).squeeze(1) - others
-    inside, radius = ball.contains(x, moved), ball.radii(x).flatten()
-    near = torch.where(
-        inside,
-        claimed | (margin < _NEAR * (logits.amax(1) - logits.amin(1))),
-        ball.size(moved - x) < (1 + _NEAR) * radius,
-    )
-    again = (near & ~(inside & (logits.argmax(1) != y))).nonzero().squeeze(1)
-    if len(again):
-        second = method(held(holds, exact), x[again], y[again], ball=ball.rows(again))
-        moved = moved.index_copy(0, again, second)
-    return moved
-
-
-class _Confirmed(nn.Module):
-    """The fast form's logits, and the exact form's wherever the two highest are close. It has no gradient."""
-
-    def __init__(self, fast: nn.Module, exact: nn.Module) -> None:
-        super().__init__()
-        self.fast, self.exact = fast, exact
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits = self.fast(x)
-        top = logits.topk(2, dim=1).values
-        close = (top[:, 0] - top[:, 1] < _NEAR * (logits.amax(1) - logits.amin(1))).nonzero().squeeze(1)
-        return logits.index_copy(0, close, self.exact(x[close])) if len(close) else logits

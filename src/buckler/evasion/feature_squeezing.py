@@ -46,7 +46,7 @@ class FeatureSqueezing(nn.Module):
         self.training = model.training
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.model(median(self._rounded(x), self.window))
+        return self.model(_median(self._rounded(x), self.window))
 
     def _rounded(self, x: Tensor) -> Tensor:
         levels = 2**self.bits - 1
@@ -60,12 +60,12 @@ class FeatureSqueezing(nn.Module):
     def score(self, x: Tensor) -> Tensor:
         """How much squeezing changes the prediction, `(B,)` in [0, 2]: the paper's joint detection score."""
         plain = self.model(x).softmax(1)
-        squeezed = (self._rounded(x), median(x, self.window))
+        squeezed = (self._rounded(x), _median(x, self.window))
         changes = [(self.model(other).softmax(1) - plain).abs().sum(1) for other in squeezed]
         return torch.maximum(*changes)
 
 
-def median(x: Tensor, window: int) -> Tensor:
+def _median(x: Tensor, window: int) -> Tensor:
     """The median over `window` by `window` pixels of every channel of `x` `(B, C, H, W)`, edges mirrored."""
     if window == 1:
         return x

@@ -156,9 +156,14 @@ def _propagate(graph: fx.GraphModule, box: _Box, rounding: float) -> _Box | _Hea
     return end
 
 
+def _called(node: fx.Node) -> str:
+    """The name of the function or method that a node calls."""
+    return node.target if isinstance(node.target, str) else node.target.__name__  # pyright: ignore
+
+
 def _step(node: fx.Node, module: nn.Module | None, values: dict[fx.Node, object], rounding: float) -> object:
     """What one node makes of boxes: monotone operations end by end, the others by their own rule."""
-    name = type(module).__name__ if module is not None else getattr(node.target, "__name__", str(node.target))
+    name = type(module).__name__ if module is not None else _called(node)
     taken = {source: values[source] for source in node.all_input_nodes}
     boxes = [value for value in taken.values() if isinstance(value, _Box)]
     if not boxes or name in ("size", "dim") or (name == "getattr" and node.args[1] in ("shape", "ndim", "dtype")):
