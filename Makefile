@@ -40,6 +40,6 @@ $(STAMP): pyproject.toml
 	@{ $(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'; echo "pip ended with $$?"; } 2>&1 \
 	  | tee $(VENV)/install.log \
 	  | awk '/^ *(Collecting|Downloading|Building|Preparing|Installing)/ { printf "\r\033[K%.76s", $$0; fflush() } \
-	         /^(ERROR|WARNING|Successfully)/ { printf "\r\033[K%.300s\n", $$0; fflush() }'
+	         /^(ERROR|Successfully)/ { printf "\r\033[K%.300s\n", $$0; fflush() }'
 	@grep -q '^pip ended with 0$$' $(VENV)/install.log || { tail -n 20 $(VENV)/install.log; exit 1; }
 	@touch $@

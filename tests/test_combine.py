@@ -135,6 +135,7 @@ def test_a_claim_that_fails_on_the_model_is_taken_up_again_in_the_exact_form() -
     """The fast form calls every input wrong; only the exact form can tell where to go."""
     model = LinearModel(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), torch.tensor([-0.4, 0.4]))
     fast = LinearModel(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), torch.tensor([-9.0, 9.0]))
+    fast.register_parameter("spare", nn.Parameter(torch.zeros(1, dtype=torch.bfloat16)))
     x, y, ball = torch.tensor([[0.6, 0.5], [0.9, 0.5]]), torch.tensor([0, 0]), Ball("linf", 0.3)
     asked: list[nn.Module] = []
 

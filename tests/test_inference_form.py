@@ -123,3 +123,14 @@ def test_a_meter_of_the_model_counts_the_form_once(resnet) -> None:
         torch.autograd.grad(form(x).sum(), x)
         assert meter.forwards - before == 5
         assert meter.backwards == 5
+
+
+def test_a_form_has_a_faster_form_too(resnet, monkeypatch) -> None:
+    monkeypatch.setattr(target, "_has_bfloat16", lambda sample: True)
+    form = inference_form(resnet, torch.rand(8, 1, 12, 12))
+    faster = inference_form(form, torch.rand(8, 1, 12, 12), "auto")
+    assert torch.bfloat16 in {p.dtype for p in faster.parameters()}
+    assert all(p.dtype == torch.float32 for p in form.parameters())
+    x = torch.rand(5, 1, 12, 12)
+    assert torch.allclose(faster(x), form(x), atol=0.05)
+    assert sum("spare" in str(node.target) for node in faster.graph.nodes) == 1

@@ -86,7 +86,16 @@ def audit(
     todo = plans.jobs(chosen, _limits(subject), seed=seed, rows=rows)
     request = {"spec": spec, "plan": plan, "rows": rows, "seed": seed, "device": device}
     identity = _identity(subject, max(job.asked["rows"] for job in todo))
-    run = _open(out, {**request, "limits": _limits(subject), "gate": gate or subject.gate, "subject": identity})
+    run = _open(
+        out,
+        {
+            **request,
+            "limits": _limits(subject),
+            "gate": gate or subject.gate,
+            "severity": dict(subject.severity),
+            "subject": identity,
+        },
+    )
     checks = _contract(subject)
     prints = [_fingerprint(job, identity) for job in todo]
     kept = _kept(out, prints)
@@ -128,11 +137,7 @@ def outcome(trial: Trial) -> str:
 
 @cache
 def _subject(spec: str, device: str) -> Subject:
-    subject = from_spec(json.loads(spec))
-    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    if isinstance(subject.model, nn.Module):
-        subject = replace(subject, model=subject.model.to(chosen))
-    return subject
+    return from_spec(json.loads(spec)).on(device)
 
 
 def _limits(subject: Subject) -> dict[str, float]:

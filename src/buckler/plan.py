@@ -117,7 +117,7 @@ def _job(row: Row, index: int, plan: Plan, limits: Mapping[str, float], seed: in
     asked: dict[str, Any] = {"ball": ball, "rows": rows or row.rows or plan.rows, "seed": seed}
     knobs: dict[str, Any] = {}
     for key, value in (row.model_extra or {}).items():
-        if key in asks and key not in described.knobs:
+        if key in asks and key not in ("ball", "seed", "subject", "method", "tick"):
             asked[key] = find(value) if key in METHODS else value
         elif key in described.knobs and key not in ("ball", "seed"):
             knobs[key] = value
@@ -128,7 +128,7 @@ def _job(row: Row, index: int, plan: Plan, limits: Mapping[str, float], seed: in
         radius = float(ball.radius)
         if not math.isfinite(radius):
             raise BadPlan(f"{where}: a curve needs a finite radius, got {ball}")
-        asked["radii"] = tuple(share * radius for share in plan.grid)
+        asked["radii"] = tuple(share * radius for share in sorted(plan.grid))
     configured = partial(method, **knobs) if knobs else method
     return Job(configured, row.method, asked, row.passes)
 

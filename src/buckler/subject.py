@@ -40,7 +40,12 @@ else:
 
 Tick = Callable[[float, float], None]
 FILE = "buckler.toml"
-DEMOS = ("digits", "fashion-mnist")
+LIMITS: Mapping[str, tuple[str, ...]] = {
+    "digits": ("linf:0.1", "l2:0.5", "l1:2", "l0:4"),
+    "fashion-mnist": ("linf:8/255", "l2:0.5", "l1:5", "l0:10"),
+}
+"""How far a demo's images may be moved; the radii at which undefended models differ are small."""
+DEMOS = tuple(LIMITS)
 
 
 @dataclass(frozen=True)
@@ -296,6 +301,7 @@ def demo(name: str, *, tick: Tick | None = None) -> Subject:
         train=training,
         recipe=recipe,
         net=net,
+        limits=tuple(Ball.parse(text) for text in LIMITS[name]),
         origin={"demo": name},
     )
 

@@ -154,24 +154,28 @@ def inference_form(model: nn.Module, sample: Tensor, precision: Precision = "flo
     With `bfloat16` (where the processor computes in it; `auto` is the same) everything between the first layer and the
     last linear layer is in bfloat16: small perturbations enter, and differences between logits leave, in float32.
     `sample` `(B, ...)` is what the copy is checked on: if the model cannot be traced, or if any output differs by more
-    than 1e-4 of the outputs' scale (4 % in bfloat16), the next slower form is returned,
-    in the end the model itself. Success is always judged on the original, so this can cost an attack a success, never
-    grant one. Forward hooks of `model`, such as a meter's, are on the copy too.
+    than 1e-4 of the outputs' scale (4 % in bfloat16), the next slower form is returned, in the end the model itself. On
+    a CPU the copy pads batches to one of few numbers of rows. Success is always judged on the original, so this can
+    cost an attack a success, never grant one. Forward hooks of `model`, such as a meter's, are on the copy too.
     """
     if any(isinstance(module, nn.RNNBase) for module in model.modules()):
         return model
     with torch.no_grad(), frozen(model):
         expected = model(sample)
-        try:
-            traced = _fold(_copied(model)).eval()
-        except Exception:  # fx refuses what it cannot trace with many types of error; the model itself still works
-            traced = None
-        if precision != "float32" and traced is not None and sample.dtype == torch.float32 and _has_bfloat16(sample):
-            form = _laid_out(_padded(_narrowed(_copied(traced)), sample), sample)
-            if _answers_alike(form, sample, expected, 0.04):
+        if precision != "float32" and sample.dtype == torch.float32 and _has_bfloat16(sample):
+            form = _traced(model, sample, narrow=True)
+            if form is not None and _answers_alike(form, sample, expected, 0.04):
                 return _with_hooks(form, model)
-        form = _laid_out(_copied(model).eval() if traced is None else _padded(traced, sample), sample)
+        form = _traced(model, sample) or _laid_out(_copied(model).eval(), sample)
         return _with_hooks(form, model) if _answers_alike(form, sample, expected, 1e-4) else model
+
+
+def _traced(model: nn.Module, sample: Tensor, *, narrow: bool = False) -> nn.Module | None:
+    try:
+        graph = _fold(_copied(model)).eval()
+        return _laid_out(_padded(_narrowed(graph) if narrow else graph, sample), sample)
+    except Exception:  # fx refuses what it cannot trace with many types of error; the model itself still works
+        return None
 
 
 def _has_bfloat16(sample: Tensor) -> bool:
@@ -192,7 +196,7 @@ def _laid_out(form: nn.Module, sample: Tensor) -> nn.Module:
 
 def _answers_alike(form: nn.Module, sample: Tensor, expected: Tensor, tolerance: float) -> bool:
     scale = expected.abs().max().clamp_min(1e-6)
-    for rows in (len(sample), min(5, len(sample))):  # the second number of rows is one that is padded
+    for rows in (len(sample), max(1, len(sample) - 3)):  # the second number of rows may be one that is padded
         try:
             got = form(sample[:rows])
         except RuntimeError:  # a mixture of types that an operation does not take
@@ -216,12 +220,13 @@ def _with_hooks(form: nn.Module, model: nn.Module) -> nn.Module:
     return form
 
 
-def _padded(graph: nn.Module, sample: Tensor) -> nn.Module:
+def _padded(graph: fx.GraphModule, sample: Tensor) -> fx.GraphModule:
     """On a CPU, let the graph see few different numbers of rows: every new one costs it some ten milliseconds.
 
     An attack whose batch shrinks row by row would otherwise spend more on preparing kernels than on running them.
     """
-    assert isinstance(graph, fx.GraphModule)
+    if any(node.target is _with_spare_rows for node in graph.graph.nodes):
+        return graph
     inputs = [node for node in graph.graph.nodes if node.op == "placeholder"]
     output = next(node for node in graph.graph.nodes if node.op == "output")
     if sample.device.type != "cpu" or len(inputs) != 1 or not isinstance(output.args[0], fx.Node):
@@ -248,9 +253,8 @@ def _as_many_rows(out: Tensor, x: Tensor) -> Tensor:
     return out[: len(x)] if len(out) != len(x) else out
 
 
-def _narrowed(graph: nn.Module) -> nn.Module:
+def _narrowed(graph: fx.GraphModule) -> fx.GraphModule:
     """The layers between the first and the last one in bfloat16, with casts at both ends."""
-    assert isinstance(graph, fx.GraphModule)
     modules = dict(graph.named_modules())
     layers = [
         node
@@ -272,8 +276,8 @@ def _narrowed(graph: nn.Module) -> nn.Module:
     return graph
 
 
-def _fold(model: nn.Module) -> nn.Module:
-    graph = fx.symbolic_trace(model)
+def _fold(model: nn.Module) -> fx.GraphModule:
+    graph = model if isinstance(model, fx.GraphModule) else fx.symbolic_trace(model)
     modules = dict(graph.named_modules())
     for node in list(graph.graph.nodes):
         norm = modules.get(node.target) if node.op == "call_module" else None

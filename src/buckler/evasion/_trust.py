@@ -36,11 +36,14 @@ def answers_at_random(target: nn.Module | Oracle, x: Tensor) -> bool:
 def claims(evidence: Mapping[str, Tensor]) -> tuple[Check, ...]:
     """What the attack returned, looked at: inputs that are none get no credit, and are told."""
     many = int(evidence["illegal"].sum())
+    beyond = int((evidence["distance"].isfinite() & (evidence["distance"] > 0) & ~evidence["fooled"]).sum())
     says = (
         f"{many} rows came back as no legal input (not finite, or outside [0, 1]) and were not counted."
         if many
         else "Everything that the attack returned is a legal input."
     )
+    if beyond:
+        says += f" {beyond} rows were fooled beyond the limit only, and count as robust."
     return (Check("legal", many == 0, says, float(many)),)
 
 

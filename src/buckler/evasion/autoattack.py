@@ -19,7 +19,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from buckler.combine import worst_case
+from buckler.combine import on_forms, worst_case
 from buckler.evasion.apgd import apgd
 from buckler.evasion.fab import fab
 from buckler.evasion.square import square
@@ -55,11 +55,9 @@ def autoattack(
     if len(x) == 0:
         return x.clone()
     exact = inference_form(model, x[:16])
-    fast = exact if precision == "float32" else inference_form(model, x[:16], precision)
-    methods = tuple(
-        partial(_judged, method=method, fast=fast, exact=exact)
-        for method in attacks(version, ball.norm, steps, queries)
-    )
+    fast = inference_form(model, x[:16], precision)
+    published = attacks(version, ball.norm, steps, queries)
+    methods = tuple(partial(on_forms, method=method, fast=fast, exact=exact) for method in published)
     return worst_case(model, x, y, ball=ball, methods=methods, seed=seed)
 
 

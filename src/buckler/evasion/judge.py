@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from buckler import stats
+from buckler.catalog import find
 from buckler.evasion._doubt import cross_check
 from buckler.findings import Cell, Figure, Finding, NotMeasured, Rule, Severity, Verdicts, because, severity
+from buckler.method import describe
 from buckler.report import figures
 from buckler.stats import Estimate
 from buckler.trial import Check, Cost, Trial
@@ -119,7 +122,7 @@ def _vulnerable(
     sound = any(t.status == "ok" and _family(t) is family for t in case.trials)
     claim = (
         f"{who} can bring accuracy from {clean.value:.1%} down to at most {robust.value:.1%} "
-        f"by changing inputs within {limit}."
+        f"by {_WORDS[case.norm].format(radius=case.radius)}."
     )
     state = "found" if level > Severity.info else "clear"
     checks = _checks(case.trials, family)
@@ -158,6 +161,12 @@ def _vulnerable(
     )
 
 
+_WORDS = {
+    "linf": "changing every value of an input by at most {radius:g} (values lie between 0 and 1)",
+    "l2": "a change of an input whose Euclidean length is at most {radius:g} (values lie between 0 and 1)",
+    "l1": "changes of an input that add up to at most {radius:g} (values lie between 0 and 1)",
+    "l0": "changing at most {radius:g} values of an input",
+}
 _TITLES = {
     "found": "The model is fooled by inputs changed",
     "clear": "The model holds against inputs changed",
@@ -191,14 +200,19 @@ def _radius(trial: Trial) -> float:
 def _pictures(
     case: Case, strongest: Trial, proofs: Sequence[Trial], defences: Sequence[Trial], family: Family
 ) -> Iterable[Figure]:
-    radii = [case.radius * step / 20 for step in range(41)]
-    certified = None
-    for proof in proofs:
-        if proof.params["norm"] == case.norm and family is WHITE:
-            held, proven = proof.evidence["certified_right"], proof.evidence["certified_radius"]
-            certified = (radii, [stats.share(held & (proven >= r), "certified") for r in radii])
-    curves = {"strongest attack, per row": (radii, [case.at(r) for r in radii])}
-    yield figures.security_curve(curves, axis=f"radius, {case.norm}", certified=certified, mark=case.radius)
+    reach = _reach(case)
+    if reach > 0:
+        radii = [reach * step / 40 for step in range(41)]
+        certified, proven_of = None, ""
+        for proof in proofs:
+            if proof.params["norm"] == case.norm and family is WHITE and not (certified and proven_of == ""):
+                held, proven = proof.evidence["certified_right"], proof.evidence["certified_radius"]
+                certified = (radii, [stats.share(held & (proven >= r), "certified") for r in radii])
+                proven_of = "" if proof.params["certifies"] == "the model itself" else str(proof.params["certifies"])
+        curves = {"strongest attack, per row": (radii, [case.at(r) for r in radii])}
+        yield figures.security_curve(
+            curves, axis=f"radius, {case.norm}", certified=certified, proven_of=proven_of, mark=case.radius
+        )
     if "example_clean" in strongest.evidence and strongest.evidence["example_clean"].ndim == 4:
         rows = strongest.evidence["example_row"]
         yield figures.examples(
@@ -213,6 +227,14 @@ def _pictures(
     effects = {key: value for t in defences for key, value in _measured(t).items()}
     if effects:
         yield figures.bars(effects, name="defences")
+
+
+def _reach(case: Case) -> float:
+    """How far a curve may be drawn: as far as something searched every radius on the way, 0 if nothing did."""
+    if any(math.isinf(_radius(t)) for t in case.trials):
+        return 2 * case.radius
+    grids = [radii for t in case.trials if isinstance(radii := t.params.get("radii"), list) and radii]
+    return max((float(str(radii[-1])) for radii in grids), default=0.0)
 
 
 def _named(trial: Trial) -> str:
@@ -269,8 +291,16 @@ def _total(trials: Sequence[Trial]) -> Cost:
 
 
 def _reproduce(command: str, trial: Trial) -> str:
+    """The command that repeats a trial: its limit and rows, and every parameter that is not the default."""
     text = command.replace("{method}", trial.method) + f" --ball {trial.params['ball']} --rows {trial.params['rows']}"
-    return text + (f" --through {trial.params['through']}" if "through" in trial.params else "")
+    if "through" in trial.params:
+        text += f" --through {trial.params['through']}"
+    with suppress(ValueError):  # a method that is not in the catalogue has no command
+        usual = describe(find(trial.method)).params
+        for name, value in trial.params.items():
+            if name in usual and value != usual[name] and isinstance(value, bool | int | float | str):
+                text += f" --{name.replace('_', '-')} {value}"
+    return text
 
 
 def _proven(proof: Trial, table: Mapping[str, Rule], command: str) -> Finding:

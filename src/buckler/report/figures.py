@@ -57,6 +57,7 @@ def security_curve(
     curves: Mapping[str, Curve],
     *,
     certified: Curve | None = None,
+    proven_of: str = "",
     mark: float | None = None,
     axis: str = "radius",
     name: str = "security-curve",
@@ -64,7 +65,8 @@ def security_curve(
     """Robust accuracy against radius with interval bands, and the certified accuracy where there is one.
 
     `curves` maps a label (an attack, or before and after a defence) to its radii and their estimates; `mark` is the
-    radius that the finding is about. Returns SVG.
+    radius that the finding is about; `proven_of` names the model that `certified` is about where that is another one, such
+    as a smoothed copy, which an attack on this model does not contradict. Returns SVG.
     """
     canvas, axes = _canvas(WIDTH, 3.1)
     labels: list[str] = []
@@ -74,7 +76,7 @@ def security_curve(
         labels.append(label)
     if certified is not None:
         _line(axes, certified, (SOFT, "", "-"), steps=True)
-        labels.append("certified (proven)")
+        labels.append(f"certified, {proven_of}" if proven_of else "certified (proven)")
     if mark is not None:
         axes.axvline(mark, color=SOFT, linewidth=0.9, linestyle=(0, (2, 3)), zorder=1)
         _note(axes, f"{mark:.3g}", (mark, 1), (3, -2), ("data", "axes fraction"), color=SOFT, va="top")
@@ -87,10 +89,13 @@ def security_curve(
     said = [_curve_in_words(label, curve) for label, curve in curves.items()]
     said += [_curve_in_words("certified", certified)] if certified is not None else []
     at = f" The finding is about radius {mark:.3g}." if mark is not None else ""
+    grey = "; the grey step is what is proven, and no attack can go below it."
+    if proven_of:
+        grey = f"; the grey step is what is proven of {proven_of}, another model than the one attacked here."
     return Figure(
         name,
         "Accuracy against the adversary's radius. Bands are the intervals of the estimates"
-        + ("; the grey step is what is proven, and no attack can go below it." if certified is not None else "."),
+        + (grey if certified is not None else "."),
         f"Line chart of accuracy against {axis}. {' '.join(said)}{at}",
         svg=_svg(canvas),
     )

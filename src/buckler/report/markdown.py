@@ -86,7 +86,7 @@ def _finding(finding: Finding) -> list[str]:
 
 
 def _check(check: Check) -> str:
-    held = "holds" if check.passed else "**does not hold**"
+    held = "**does not hold**" if not check.passed else "could not tell" if check.value is None else "holds"
     return f"- {held}: {_plain(check.name.rstrip('.'))}: {_plain(check.says)}"
 
 
