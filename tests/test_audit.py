@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,9 @@ from safetensors.torch import save_file
 
 from buckler import audit as audits
 from buckler import plan as plans
+from buckler import prints
 from buckler.audit import BadRun, Progress, audit, rejudge
+from buckler.data import as_tensors
 from buckler.findings import verdict
 from buckler.nets import LinearModel
 from buckler.trial import load
@@ -240,6 +243,8 @@ def test_kill_9_at_any_instant_loses_and_repeats_nothing(spec: dict[str, str], t
         (('title = "small"', ""), "title"),
         (("[limits]", "[limits"), "not TOML"),
         (("passes = 20", "passes = 20\ncurve = true"), "finite radius"),
+        (("steps = 5", "steps = 2.5"), "expected a whole number for steps, got 2.5"),
+        (("steps = 5", "steps = -5"), "expected steps of at least 1"),
     ],
 )
 def test_a_plan_is_checked_before_anything_runs(tmp_path: Path, change: tuple[str, str], says: str) -> None:
@@ -255,3 +260,40 @@ def test_the_plans_of_the_package_fit_their_methods() -> None:
         assert len(plans.jobs(plan, {})) == len(plan.trial)
     with pytest.raises(plans.BadPlan, match="full, quick"):
         plans.read("quik")
+
+
+def test_a_trial_in_the_folder_of_another_is_set_aside(spec: dict[str, str], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    audit(spec, _plan(spec), out)
+    one, two = sorted(_trials(out))[:2]
+    shutil.rmtree(out / "trials" / one)
+    shutil.copytree(out / "trials" / two, out / "trials" / one)
+    audit(spec, _plan(spec), out)
+    assert load(out / "trials" / one).fingerprint == one
+    assert sum("damaged" in name for name in _trials(out)) == 1
+
+
+def test_a_report_made_again_tells_of_failed_trials(spec: dict[str, str], tmp_path: Path) -> None:
+    plan = tmp_path / "plan.toml"
+    plan.write_text(PLAN.replace('method = "evasion/pgd"\nball = "linf"', 'method = "evasion/pgd"\nball = "l0:3"'))
+    report = audit(spec, str(plan), tmp_path / "run")
+    assert [(i.what, i.why) for i in rejudge(tmp_path / "run").not_measured] == [
+        (i.what, i.why) for i in report.not_measured
+    ]
+
+
+def test_other_code_or_other_lessons_are_another_trial(spec: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = audits._subject(json.dumps(spec, sort_keys=True), "auto")
+    text = PLAN + '[[trial]]\nmethod = "evasion/trades"\nball = "linf"\n'
+    path = Path(_plan(spec))
+    path.write_text(text)
+    todo = plans.jobs(plans.read(str(path)), {})
+    first = prints.fingerprints(todo, subject, {"model": "m"})
+    assert prints.fingerprints(todo, subject, {"model": "m"}) == first
+    x, y = as_tensors(subject.test)
+    taught = prints.fingerprints(todo, replace(subject, train=(x, (y + 1) % 3)), {"model": "m"})
+    assert [a == b for a, b in zip(first, taught, strict=True)] == [True] * 4 + [False]
+    monkeypatch.setattr(prints, "__file__", __file__)
+    prints._code.cache_clear()
+    assert not set(prints.fingerprints(todo, subject, {"model": "m"})) & set(first)
+    prints._code.cache_clear()

@@ -250,3 +250,58 @@ def test_a_reader_that_goes_away_ends_it_quietly() -> None:
     words = f"{sys.executable} -m buckler show evasion/pgd; echo $? >&2"
     said = subprocess.run(["sh", "-c", f"({words}) | true"], capture_output=True, text=True, check=False)
     assert said.stderr.strip() == "141"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["audit", "--seed", "9" * 30, "--plan", "tiny.toml"], "63 bits"),
+        (["run", "evasion/pgd", "--ball", "linf:0"], "expected a radius above 0"),
+        (["run", "evasion/pgd", "--ball", "linf:1e400"], "too large"),
+        (["run", "evasion/pgd", "--ball", "linf:0.4", "--rows", "0"], "evasion/pgd: rows: .*got 0"),
+        (["run", "evasion/pgd", "--ball", "linf:0.4", "--steps", "0"], "expected steps of at least 1, got 0"),
+        (["run", "evasion/pgd", "--ball", "linf:0.4", "--goal", "-1"], "expected goal of at least 0"),
+        (["run", "evasion/pgd", "--ball", "linf:0.4", "--radii", "0.2,0.1"], "ascending"),
+        (["run", "evasion/pgd", "--ball", "linf:0.4", "--through", "evasion/fgsm"], "of the kind extract"),
+        (["run", "evasion/pgd", "--ball", "linf:0.4", "--seed", "9" * 30], "63 bits"),
+        (["run", "evasion/pgd", "--ball", "linf:0.4", "--out", "."], "expected a new folder.*mine.py"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(words: list[str], says: str, folder: Path, capsys: Any) -> None:
+    assert main([*words, "--display", "none"]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert len(said.err.splitlines()) == 1
+    assert re.search(says, said.err), said.err
+    assert (folder / "mine.py").read_text() == MODULE, "nothing of the user's is lost"
+
+
+def test_a_model_that_prints_or_exits_leaves_stdout_to_the_result(folder: Path, capsys: Any) -> None:
+    loud = MODULE + "\nclass Loud(LinearModel):\n    def forward(self, x):\n        print('LOUD')\n"
+    loud += "        return super().forward(x)\ndef loud():\n    return Loud(*model().parameters()).eval()\n"
+    (folder / "noisy.py").write_text(loud + "def leaves():\n    raise SystemExit(3)\n")
+    toml = (folder / "buckler.toml").read_text()
+    (folder / "buckler.toml").write_text(toml.replace("mine:model", "noisy:loud"))
+    assert main([*AUDIT, "--out", "run"]) == 1
+    said = capsys.readouterr()
+    assert "LOUD" in said.err
+    assert "LOUD" not in said.out
+    audit._subject.cache_clear()
+    (folder / "buckler.toml").write_text(toml.replace("mine:model", "noisy:leaves"))
+    assert main([*AUDIT, "--out", "other"]) == 2
+    assert "SystemExit: 3" in capsys.readouterr().err
+    assert not (folder / "other").exists(), "a subject that is refused begins no run"
+
+
+def test_a_report_needs_neither_the_plan_nor_the_place(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    assert main([*AUDIT, "--out", "run"]) == 1
+    out = capsys.readouterr().out
+    (folder / "tiny.toml").unlink()
+    monkeypatch.chdir("/")
+    assert main(["report", str(folder / "run")]) == 1
+    assert capsys.readouterr().out.splitlines()[:-1] == out.splitlines()[:-1]
+    (folder / "run" / "run.json").write_text('{"schema": "buckler/run/1"}')
+    assert main(["report", str(folder / "run")]) == 2
+    assert "without a sound plan" in capsys.readouterr().err

@@ -78,4 +78,14 @@ def test_damaged_and_unfinished_trials_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / "a" / "trials" / "four" / "trial.json").write_text("{")
     pairs, alone = compare(tmp_path / "a", tmp_path / "a")
     assert len(pairs) == 1
-    assert alone == []
+    assert len(alone) == 2
+    assert all("a damaged trial is left out (four: not a readable trial" in text for text in alone)
+
+
+def test_different_subjects_are_said_to_be_so(tmp_path: Path) -> None:
+    save(trial([1, 0]), tmp_path / "a" / "trials" / "one")
+    save(trial([1, 0], subject={"name": "other", "model": "m", "data": "d"}), tmp_path / "b" / "trials" / "one")
+    (tmp_path / "a" / "trials" / "notes.txt").write_text("a stray file")
+    pairs, alone = compare(tmp_path / "a", tmp_path / "b")
+    assert len(pairs) == 1
+    assert ["The subjects differ" in text for text in alone] == [True]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -237,3 +238,20 @@ def test_nothing_is_changed() -> None:
     assert x.equal(x0)
     assert state.equal(torch.get_rng_state())
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("how", "name", "says"),
+    [
+        (lambda model, x: model(x.mul_(0.5)), "in_place", "writes into its inputs"),
+        (lambda model, x: (model(x), 1), "answers", "got a tuple"),
+        (lambda model, x: (100 * model(x)).long(), "shape", r"of torch\.int64"),
+    ],
+)
+def test_what_no_attack_could_use_is_fatal(how: Callable[..., Tensor], name: str, says: str) -> None:
+    x, y = held_out(40)
+    before = x.clone()
+    check = only(check_contract(Broken(sound(), how), x, y), name)
+    assert fatal(check)
+    assert re.search(says, check.says)
+    assert x.equal(before), "the data stay as they are, whatever the model does"

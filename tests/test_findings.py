@@ -86,7 +86,11 @@ TABLE: list[tuple[list[tuple[State, Severity]], Severity, bool, str]] = [
     ([], Severity.high, False, "not measured"),
     ([("not measured", Severity.info)], Severity.high, False, "not measured"),
     ([("clear", Severity.info)], Severity.high, False, "pass"),
-    ([("clear", Severity.info), ("not measured", Severity.info)], Severity.high, False, "pass"),
+    ([("clear", Severity.info), ("not measured", Severity.info)], Severity.high, False, "not measured"),
+    ([("found", Severity.low), ("not measured", Severity.info)], Severity.high, False, "not measured"),
+    ([("found", Severity.high), ("not measured", Severity.info)], Severity.high, False, "fail"),
+    ([("found", Severity.info)], Severity.high, False, "not measured"),  # it informs: no rule judged it
+    ([("found", Severity.info), ("clear", Severity.info)], Severity.high, False, "pass"),
     ([("found", Severity.medium)], Severity.high, False, "pass"),
     ([("found", Severity.high)], Severity.high, False, "fail"),
     ([("found", Severity.medium)], Severity.medium, False, "fail"),

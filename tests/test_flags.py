@@ -10,6 +10,7 @@ from torch import Tensor
 
 from buckler.catalog import cards, find
 from buckler.flags import BadFlag, convert, hints, read
+from buckler.flags import fits as flags_fits
 from buckler.threat import Ball
 
 
@@ -89,3 +90,21 @@ def test_every_knob_with_a_default_takes_that_default_as_text(path: str) -> None
                 assert convert(given.default.strip("'\""), kinds[given.name]) == given.default.strip("'\"")
             elif given.default is not None and given.default[0].isdigit():
                 assert float(str(convert(given.default, kinds[given.name]))) == eval(given.default)
+
+
+@pytest.mark.parametrize(
+    ("value", "annotation", "fits"),
+    [(3, int, True), (True, int, False), (2.5, int, False), (3, float, True), (float("nan"), float, False)]
+    + [
+        ("no", bool, False),
+        (None, int | None, True),
+        ([0.1, 0.2], tuple[float, ...], True),
+        ("x", tuple[int, ...], False),
+    ],
+)
+def test_values_of_a_file_fit_the_annotation_or_not(value: object, annotation: Any, fits: bool) -> None:
+    assert flags_fits(value, annotation) is fits
+
+
+def test_a_switch_takes_a_word_too() -> None:
+    assert read(["--doubt", "false", "--rows", "3"], {"doubt": bool, "rows": int}) == {"doubt": False, "rows": 3}

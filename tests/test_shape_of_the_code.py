@@ -38,6 +38,7 @@ LAYERS = (
     {"report"},
     {"AREA"},
     {"plan"},
+    {"prints"},
     {"audit"},
     {"console"},
     {"cli"},

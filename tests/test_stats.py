@@ -56,16 +56,18 @@ def test_mean_interval_is_students() -> None:
     assert mean(torch.tensor([1.0]), "x").high == math.inf
 
 
-@pytest.mark.parametrize(("won", "lost"), [(0.1, 0.1), (0.3, 0.02), (0.0, 0.05)])
-def test_difference_covers_at_least_its_level(won: float, lost: float) -> None:
-    draw = torch.Generator().manual_seed(3)
-    hits = 0
-    for _ in range(400):
-        u = torch.rand(80, generator=draw)
-        flags = (u < won).to(torch.int8) - ((u >= won) & (u < won + lost)).to(torch.int8)
-        estimate = difference(flags, "x")
-        hits += estimate.low <= won - lost <= estimate.high
-    assert hits / 400 >= 0.93
+def test_difference_covers_at_least_its_level() -> None:
+    # exactly, by summing over every outcome, also where many rows are won and as many lost
+    n = 20
+    outcomes = [(w, k) for w in range(n + 1) for k in range(n + 1 - w)]
+    made = {(w, k): difference(torch.tensor([1] * w + [-1] * k + [0] * (n - w - k)), "x") for w, k in outcomes}
+    for won, lost in [(0.1, 0.1), (0.3, 0.02), (0.0, 0.05), (0.5, 0.5), (0.45, 0.45), (0.4, 0.3), (0.8, 0.2)]:
+        covered = sum(
+            math.comb(n, w) * math.comb(n - w, k) * won**w * lost**k * max(0.0, 1 - won - lost) ** (n - w - k)
+            for w, k in outcomes
+            if made[w, k].low - 1e-12 <= won - lost <= made[w, k].high + 1e-12
+        )
+        assert covered >= 0.95
 
 
 def test_no_difference_is_not_certainty() -> None:

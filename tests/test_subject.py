@@ -443,3 +443,44 @@ def test_the_fashion_demo_wires_its_parts(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert isinstance(subject.model, nn.Module)
     assert subject.model(as_tensors(subject.test)[0]).shape == (8, 10)
     assert len(list(tmp_path.glob("buckler/demo/fashion-mnist-*.safetensors"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('model = "mine:model"\ntest = "mine:rows"\n[threat]\nlimits = ["linf:inf"]', "finite radius above 0"),
+        ('model = "mine:model"\ntest = "mine:rows"\n[threat]\nlimits = ["l2:1", "l2:2"]', "one limit for l2"),
+        ('model = ".mine:model"\ntest = "mine:rows"', "expected 'module:function'"),
+        ('model = "more:lazy"\ntest = "mine:rows"', "lazy or meta"),
+        ('model = "more:leaves"\ntest = "mine:rows"', "SystemExit: 3"),
+        ('model = "mine:model"\ntest = "more:flat"', "at least one element per row"),
+        ('model = "mine:model"\ntest = "junk.npz"', "no sound archive.*np.savez"),
+        ('weights = "keys.pt"\nnet = "mine:build"\ntest = "mine:rows"', "state_dict.*got dict with 1"),
+        ('url = "http://host:port/"\ntest = "mine:rows"', "expected an address"),
+        ('url = "http://host/"\nheaders = { A = "$NOT_THERE" }\ntest = "mine:rows"', "NOT_THERE in the environment"),
+    ],
+)
+def test_what_a_customer_broke_it_with(folder: Path, text: str, says: str) -> None:
+    (folder / "more.py").write_text(
+        "import torch\ndef lazy():\n    return torch.nn.LazyLinear(2)\ndef leaves():\n    raise SystemExit(3)\n"
+        "def flat():\n    return torch.zeros(4, 1, 0), torch.arange(4)\n"
+    )
+    (folder / "junk.npz").write_bytes(b"junk")
+    torch.save({1: torch.ones(1)}, folder / "keys.pt")
+    with pytest.raises(BadSubject, match=says):
+        load(write(folder, text))
+
+
+def test_other_precisions_and_byte_orders_are_measured_in_float32(folder: Path) -> None:
+    (folder / "more.py").write_text("import mine\ndef double():\n    return mine.model().double()\n")
+    np.savez(folder / "big.npz", x=np.zeros((4, 1, 2, 2), ">f4"), y=np.arange(4, dtype=">i4") % 3)
+    subject = load(write(folder, 'model = "more:double"\ntest = "big.npz"'))
+    assert isinstance(subject.model, nn.Module)
+    assert subject.model(as_tensors(subject.test)[0]).dtype == torch.float32
+
+
+def test_a_password_in_an_address_is_not_shown() -> None:
+    with pytest.raises(NoAnswer) as told:
+        Endpoint("http://me:secret@127.0.0.1:1/p?token=abc", "scores", tries=1)(torch.zeros(1, 2))
+    assert "secret" not in str(told.value)
+    assert "abc" not in str(told.value)

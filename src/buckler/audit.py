@@ -7,15 +7,15 @@ what changed. Trials are independent, so they fan out through joblib's backends.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shlex
+import sys
 import threading
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import cache
@@ -29,17 +29,20 @@ from torch import nn
 
 from buckler import plan as plans
 from buckler.contract import check_contract, fatal
-from buckler.data import as_tensors, batches
+from buckler.data import as_tensors, batches, count
 from buckler.findings import NotMeasured, Report, Severity, rules
 from buckler.method import describe
 from buckler.plan import Job
+from buckler.prints import fingerprints
 from buckler.report.render import render
 from buckler.subject import Subject, from_spec
 from buckler.threat import Threat
-from buckler.trial import Cost, DamagedTrial, Trial, fingerprint, identity, load, save, versions
+from buckler.trial import Cost, DamagedTrial, Trial, identity, load, save, versions
 
 Engine = Literal["inline", "loky", "ray", "dask"]
 SCHEMA = "buckler/run/1"
+TABLES = dict.fromkeys(("spec", "content", "limits", "subject"), dict)
+FIELDS: dict[str, Any] = {"plan": str, "gate": str, "seed": int, "rows": int | None, "trials": list, **TABLES}
 
 
 class BadRun(ValueError):
@@ -85,19 +88,12 @@ def audit(
     subject = _subject(json.dumps(spec, sort_keys=True), device)
     todo = plans.jobs(chosen, _limits(subject), seed=seed, rows=rows)
     request = {"spec": spec, "plan": plan, "rows": rows, "seed": seed, "device": device}
-    identity = _identity(subject, max(job.asked["rows"] for job in todo))
-    run = _open(
-        out,
-        {
-            **request,
-            "limits": _limits(subject),
-            "gate": gate or subject.gate,
-            "severity": dict(subject.severity),
-            "subject": identity,
-        },
-    )
-    checks = _contract(subject)
-    prints = [_fingerprint(job, identity) for job in todo]
+    most = max(job.asked["rows"] for job in todo)
+    identity, checks = _identity(subject, most), contract(subject, most)
+    more = {"limits": _limits(subject), "gate": gate or subject.gate, "severity": dict(subject.severity)}
+    prints = fingerprints(todo, subject, identity)
+    request |= {"subject": identity}
+    run = _open(out, {**request, **more, "content": chosen.model_dump(mode="json"), "trials": prints})
     kept = _kept(out, prints)
     for index in kept:
         progress(Progress("kept", index, len(todo), todo[index].path, 1.0))
@@ -110,17 +106,21 @@ def audit(
             trial = load(out / "trials" / prints[index])
             kept[index] = trial
             progress(Progress("done", index, len(todo), todo[index].path, 1.0, says=outcome(trial)))
-    report = _report(run, todo, kept, checks)
-    render(report, out)
-    return report
+    return _rendered(_report(run, todo, kept, checks), out)
 
 
 def rejudge(out: Path) -> Report:
     """The report of a finished or unfinished run, made again from its trials; the subject is not needed."""
     run = _read(out)
-    todo = plans.jobs(plans.read(run["plan"]), run["limits"], seed=run["seed"], rows=run["rows"])
-    report = _report(run, todo, _kept(out, [_fingerprint(job, run["subject"]) for job in todo]), ())
-    render(report, out)
+    todo = plans.jobs(plans.valid(run["content"], "run.json"), run["limits"], seed=run["seed"], rows=run["rows"])
+    return _rendered(_report(run, todo, _kept(out, run["trials"], failed=True), ()), out)
+
+
+def _rendered(report: Report, out: Path) -> Report:
+    try:
+        render(report, out)
+    except OSError as error:
+        raise BadRun(f"cannot write the report to {out} ({error.strerror or error}); its trials are kept") from None
     return report
 
 
@@ -148,8 +148,10 @@ def _identity(subject: Subject, rows: int) -> dict[str, str]:
     return identity(subject.name, subject.model, batches(subject.test, 256, rows))
 
 
-def _contract(subject: Subject) -> tuple[Any, ...]:
-    x, y = as_tensors(subject.test, 256)
+def contract(subject: Subject, rows: int) -> tuple[Any, ...]:
+    """What is doubtful about the model or the first `rows` rows; what makes every number meaningless is a `BadRun`."""
+    y = torch.cat([labels for _, labels in batches(subject.test, 256, rows)])
+    x, y = as_tensors(subject.test, sorted({*range(min(256, count(subject.test))), int(y.argmax())}))
     if isinstance(subject.model, nn.Module):
         device = next((p.device for p in subject.model.parameters()), torch.device("cpu"))
         x, y = x.to(device), y.to(device)
@@ -160,22 +162,16 @@ def _contract(subject: Subject) -> tuple[Any, ...]:
     return checks
 
 
-def _fingerprint(job: Job, identity: dict[str, str]) -> str:
-    described = describe(job.method)
-    asked = {key: describe(value).path if callable(value) else str(value) for key, value in job.asked.items()}
-    source = hashlib.sha256(described.source.encode()).hexdigest()
-    parts = {"method": job.path, "params": described.params, "asked": asked, "subject": identity, "source": source}
-    return fingerprint(parts)
-
-
 def _open(out: Path, request: dict[str, Any]) -> dict[str, Any]:
     """Write `run.json`, or check that the run already there is of the same subject."""
     path = out / "run.json"
     record = {"schema": SCHEMA, **request}
     if path.exists():
         before = _read(out)
+        same = all(before[key] == record[key] for key in ("rows", "content"))
+        data = "the test data" if same else "the test data, or how many rows of it are used (--rows, --plan),"
         changed = [
-            {"model": "the weights", "data": "the test data"}.get(key, "the subject")
+            {"model": "the weights", "data": data}.get(key, "the subject")
             for key, value in request["subject"].items()
             if before["subject"].get(key) != value
         ]
@@ -197,19 +193,22 @@ def _open(out: Path, request: dict[str, Any]) -> dict[str, Any]:
 def _read(out: Path) -> dict[str, Any]:
     try:
         run = json.loads((out / "run.json").read_text("utf8"))
-        if run["schema"] != SCHEMA:
-            raise BadRun(f"{out}/run.json: expected schema {SCHEMA}, got {run['schema']!r}")
-    except FileNotFoundError:
+        wrong = [key for key, kind in FIELDS.items() if not isinstance(run.get(key), kind)]
+    except (FileNotFoundError, NotADirectoryError):
         raise BadRun(f"expected a run folder with a run.json, got {out}") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, BadRun):
-            raise
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise BadRun(f"{out}/run.json is not readable ({error}): name another folder with --out") from None
+    if run.get("schema") != SCHEMA or wrong:
+        got = f"one without a sound {wrong[0]}" if wrong else f"{run['schema']!r}"
+        raise BadRun(f"{out}/run.json: expected schema {SCHEMA}, got {got}: name another folder with --out")
     return run
 
 
-def _kept(out: Path, prints: list[str]) -> dict[int, Trial]:
-    """The trials that are on disk and sound. A damaged one is set aside, and run again; so is a failed one."""
+def _kept(out: Path, prints: list[str], *, failed: bool = False) -> dict[int, Trial]:
+    """The trials that are on disk and sound. One that is damaged, or another than its folder says, is set aside.
+
+    A `failed` trial is left out where the audit goes on, so that it is run again; a report tells of it.
+    """
     kept: dict[int, Trial] = {}
     for index, print_ in enumerate(prints):
         folder = out / "trials" / print_
@@ -217,10 +216,12 @@ def _kept(out: Path, prints: list[str]) -> dict[int, Trial]:
             continue
         try:
             trial = load(folder)
+            if trial.fingerprint != print_:
+                raise DamagedTrial(f"{folder.name}: holds the trial {trial.fingerprint}")
         except DamagedTrial:
             folder.rename(folder.with_name(f"{print_}.damaged-{uuid.uuid4().hex[:6]}"))
             continue
-        if trial.status != "failed":
+        if failed or trial.status != "failed":
             kept[index] = trial
     return kept
 
@@ -302,12 +303,15 @@ def run_trial(request: dict[str, Any], index: int, print_: str, out: str, thread
 
     started = time.monotonic()
     try:
-        trial = import_module(f"buckler.{job.area}.evaluate").evaluate(job.method, subject, tick=tick, **job.asked)
+        with redirect_stdout(sys.stderr):  # of a user's model that prints
+            trial = import_module(f"buckler.{job.area}.evaluate").evaluate(job.method, subject, tick=tick, **job.asked)
     except (KeyboardInterrupt, MemoryError):
         raise
     except Exception as error:  # whatever a method or a user's model does, the other trials go on
-        trial = _failed(job, subject, error, time.monotonic() - started)
+        trial = _failed(job, request["subject"], error, time.monotonic() - started)
     note.unlink(missing_ok=True)
+    if isinstance(subject.model, nn.Module) and trial.subject["model"] != request["subject"]["model"]:
+        raise BadRun("the weights changed while the audit ran: run it again in another folder")
     try:
         save(replace(trial, fingerprint=print_), Path(out) / "trials" / print_)
     except OSError as error:
@@ -317,14 +321,14 @@ def run_trial(request: dict[str, Any], index: int, print_: str, out: str, thread
     return index + 1
 
 
-def _failed(job: Job, subject: Subject, error: Exception, seconds: float) -> Trial:
+def _failed(job: Job, subject: dict[str, str], error: Exception, seconds: float) -> Trial:
     described = describe(job.method)
     return Trial(
         method=job.path,
         kind=described.kind,
         params={**described.params, **{key: str(value) for key, value in job.asked.items() if not callable(value)}},
         threat=Threat(described.holds, "input", str(job.asked["ball"]), "any wrong label", described.tags),
-        subject=_identity(subject, job.asked["rows"]),
+        subject=subject,
         seed=job.asked["seed"],
         status="failed",
         reason=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}",
@@ -361,7 +365,7 @@ def _report(run: dict[str, Any], todo: list[Job], kept: dict[int, Trial], checks
     verdicts = [
         import_module(f"buckler.{area}.judge").judge(
             [kept[index] for index in sorted(kept) if todo[index].area == area],
-            {**plans.read(run["plan"]).limits, **run["limits"]},
+            {**run["content"]["limits"], **run["limits"]},
             table,
             _command(run),
         )

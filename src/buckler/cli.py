@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from enum import Enum
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -24,6 +27,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+TRIAL = {"trial.json", "evidence.safetensors", "method.py.txt"}
 INTERRUPTED, GONE = 130, 141  # as shells count a process that SIGINT or SIGPIPE ended
 UsageError = typer.BadParameter.__mro__[1]  # click's, wherever this version of typer keeps it
 
@@ -63,9 +67,13 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; an error is one sentence on stderr."""
     try:
         code = app(args=words if words is None else list(words), standalone_mode=False)
-    except SystemExit:  # the reader of stdout went away, as `head` does
-        return GONE
+    except SystemExit as error:
+        if isinstance(error.__context__, OSError):  # the reader of stdout went away, as `head` does
+            return GONE
+        return _complain(f"expected the model and the data to go on, got sys.exit({error.code!r}) from them", 2)
     except Exception as error:  # a traceback is a bug: whatever went wrong is said in one sentence
+        if isinstance(error, UsageError) and not str(error):  # no command was given, and the help has been shown
+            return 2
         if os.environ.get("BUCKLER_DEBUG"):
             raise
         return _complain(_sentence(error), 2)
@@ -82,6 +90,8 @@ def _sentence(error: Exception) -> str:
         return text
     if isinstance(error, OSError):
         return f"{error.strerror or text}{f': {error.filename}' if error.filename else ''}"
+    if type(error).__name__ == "TerminatedWorkerError":  # joblib's, which is not imported here
+        return "a worker process died, of too little memory perhaps: run the same command again with fewer --jobs"
     return f"unexpected {type(error).__name__}: {text} (BUCKLER_DEBUG=1 shows where)"
 
 
@@ -163,13 +173,16 @@ def audit(
     from buckler import console
     from buckler.findings import verdict
 
+    needs = {"ray": "ray", "dask": "distributed"}.get(engine.value if engine else "")
+    if needs and not find_spec(needs):
+        raise ValueError(f"expected the package {needs} for --engine {needs}, got none: install it, or use loky")
     spec, name = _spec(subject, demo)
     seconds = None if budget is None else _seconds(budget)
     how = console.chosen(display.value)
     _prepared(spec, how)
     folder = out or Path("runs") / f"{name}-{Path(plan).stem}"
     chosen = engine.value if engine else "loky" if jobs > 1 else "inline"
-    with console.following(how) as progress:
+    with console.following(how) as progress, redirect_stdout(sys.stderr):  # a user's model may print
         report = audits.audit(
             spec,
             plan,
@@ -199,6 +212,7 @@ def run(
     """Run one method on a subject. Further flags are the method's own: `buckler show PATH` lists them."""
     from importlib import import_module
 
+    from buckler import audit as audits
     from buckler import console
     from buckler import plan as plans
     from buckler.catalog import find
@@ -207,6 +221,8 @@ def run(
     from buckler.trial import save
 
     method = find(path)
+    if out is not None:
+        _free(out)
     evaluate = import_module(f"buckler.{path.partition('/')[0]}.evaluate").evaluate
     # a limit stays text here: a bare norm is a limit too, at the reference radius
     kinds = {**hints(evaluate), **hints(method), "ball": str}
@@ -219,19 +235,17 @@ def run(
     loaded = from_spec(spec).on("auto")
     quick = plans.read("quick")
     seed = int(str(values.pop("seed", 0)))
-    single = plans.Plan(
-        title=path,
-        rows=int(str(values.pop("rows", quick.rows))),
-        limits=quick.limits,
-        trial=(plans.Row.model_validate({"method": path, **values}),),
-    )
+    rows = int(str(values.pop("rows", quick.rows)))
+    row = {"method": path, **values}
+    single = plans.valid({"title": path, "rows": rows, "limits": quick.limits, "trial": [row]}, path)
     limits = {ball.norm: float(ball.radius) for ball in loaded.limits}
     job = plans.jobs(single, limits, seed=seed)[0]
-    with console.working(how, path, "forwards") as tick:
+    with console.working(how, path, "forwards") as tick, redirect_stdout(sys.stderr):  # a user's model may print
+        checks = audits.contract(loaded, job.asked["rows"])
         trial = evaluate(job.method, loaded, tick=tick, **job.asked)
     if out is not None:
         save(trial, out)
-    console.show_trial(trial)
+    console.show_trial(trial, checks)
     raise typer.Exit({"ok": 0, "failed": 2}.get(trial.status, 3))
 
 
@@ -257,6 +271,16 @@ def compare(
     from buckler import console
 
     console.show_pairs(*comparing.compare(before, after))
+
+
+def _free(out: Path) -> None:
+    """Refuse to replace what is no trial: a trial is written as a whole folder."""
+    if not out.exists() and not out.is_symlink():
+        return
+    there = sorted(file.name for file in out.iterdir()) if out.is_dir() else ["a file"]
+    if out.resolve() == Path.cwd() or out.is_symlink() or not set(there) <= TRIAL:
+        got = ", ".join(there[:3]) or "the current folder"
+        raise ValueError(f"expected a new folder, or that of a trial, after --out, got {out} with {got}: name another")
 
 
 def _spec(subject: Path | None, demo: Demo | None) -> tuple[dict[str, str], str]:

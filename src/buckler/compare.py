@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,9 +28,12 @@ def compare(before: Path, after: Path) -> tuple[list[Pair], list[str]]:
 
     Trials are compared only if method, parameters and threat are equal and both are `ok`.
     """
-    first, second = _trials(before), _trials(after)
-    pairs: list[Pair] = []
     alone: list[str] = []
+    first, second = _trials(before, alone), _trials(after, alone)
+    pairs: list[Pair] = []
+    names = [" and ".join(sorted({trial.subject["name"] for trial in run.values()})) for run in (first, second)]
+    if names[0] != names[1] and all(names):
+        alone.append(f"The subjects differ: {names[0]} in {before}, {names[1]} in {after}.")
     for key, trial in first.items():
         here = f"{trial.method} at {trial.threat.within}"
         if key not in second:
@@ -44,17 +46,21 @@ def compare(before: Path, after: Path) -> tuple[list[Pair], list[str]]:
     return pairs, alone
 
 
-def _trials(run: Path) -> dict[str, Trial]:
+def _trials(run: Path, said: list[str]) -> dict[str, Trial]:
+    """The sound trials of a run; of a damaged one something is said."""
     if not (run / "trials").is_dir():
         raise ValueError(f"expected a run folder with trials in it, got {run}")
     trials: dict[str, Trial] = {}
     for folder in sorted((run / "trials").iterdir()):
-        if folder.name.startswith(".") or ".damaged" in folder.name:
+        if folder.name.startswith(".") or ".damaged" in folder.name or not folder.is_dir():
             continue
-        with suppress(DamagedTrial):
+        try:
             trial = load(folder)
-            key = json.dumps([trial.method, trial.params, trial.threat.record()], sort_keys=True, default=str)
-            trials[key] = trial
+        except DamagedTrial as error:
+            said.append(f"{run}: a damaged trial is left out ({error})")
+            continue
+        key = json.dumps([trial.method, trial.params, trial.threat.record()], sort_keys=True, default=str)
+        trials[key] = trial
     return trials
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -16,7 +16,7 @@ from buckler.audit import Progress as Step
 from buckler.compare import Pair
 from buckler.findings import Report, verdict
 from buckler.report._view import grade, in_words, ordered
-from buckler.trial import Trial
+from buckler.trial import Check, Trial
 
 Display = Literal["auto", "rich", "plain", "none"]
 COLOURS = {"critical": "bold red", "high": "red", "medium": "yellow", "low": "cyan", "error": "bold magenta"}
@@ -81,14 +81,14 @@ def show_report(report: Report, out: Path) -> None:
     console.print(Text(f"report: {out / 'report.html'}"))
 
 
-def show_trial(trial: Trial) -> None:
-    """One trial: what was measured, what it cost, and what is doubted."""
+def show_trial(trial: Trial, contract: Sequence[Check] = ()) -> None:
+    """One trial: what was measured, what it cost, and what is doubted of it, of the model and of the data."""
     console = Console(soft_wrap=True, highlight=False)
     head = f"{trial.method} on {trial.subject['name']}, {trial.threat.within}: {trial.status}"
     console.print(Text(f"{head} ({trial.reason})" if trial.reason else head))
     for name, estimate in trial.estimates.items():
         console.print(Text(f"  {name.replace('_', ' '):24} {in_words(estimate)}"))
-    for check in trial.checks:
+    for check in (*contract, *trial.checks):
         if not check.passed:
             console.print(Text(f"  doubt: {check.says}"))
     cost = trial.cost

@@ -8,6 +8,8 @@ meaningless; the others are warnings, and whoever reports a number reports them 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +18,7 @@ from buckler.stats import beats, clopper_pearson
 from buckler.target import Oracle, QueryBudgetExceeded, frozen
 from buckler.trial import Check
 
-FATAL = frozenset({"data", "inputs", "labels", "classes", "answers", "shape", "finite", "scale"})
+FATAL = frozenset({"data", "inputs", "labels", "classes", "in_place", "answers", "shape", "finite", "scale"})
 ROWS, ASKED = 256, 64
 """How many rows, evenly spread over the data, a model is tried on, and how many an oracle is asked."""
 ALONE = 8
@@ -77,6 +79,15 @@ def check_contract(model: nn.Module | Oracle, x: Tensor, y: Tensor, *, classes: 
     place = next(iter((*model.parameters(), *model.buffers())), x)
     dtype = place.dtype if place.is_floating_point() and x.is_floating_point() else x.dtype
     with frozen(model), torch.no_grad():
+        few = x[:2].detach().clone().to(device=place.device, dtype=dtype)
+        kept = few.clone()
+        with suppress(Exception):  # what it raises is told below
+            model(few)
+        says = "the model writes into its inputs (x *= 2, x.sub_(mean), inplace=True): write x = x * 2 instead"
+        good = "the model leaves its inputs as they are"
+        checks += (_check("in_place", few.equal(kept), good, says, float(not few.equal(kept))),)
+        if not few.equal(kept):
+            return checks
         return checks + _answers(model, x, y, classes, ROWS, "logits", torch.empty(0, dtype=dtype, device=place.device))
 
 
@@ -137,7 +148,14 @@ def _answers(
     if like is not None:
         x, known = x.to(like), known.to(like.device)
     try:
-        out = torch.cat([model(part) for part in x.split(64)])
+        parts: list[Any] = [model(part) for part in x.clone().split(64)]  # a copy: a model may write into its inputs
+        wrong = next((type(part).__name__ for part in parts if not isinstance(part, Tensor)), None)
+        if wrong:
+            says = (
+                f"expected a tensor of {reveals} from the model, got a {wrong}: return the {reveals} and nothing else"
+            )
+            return (Check("answers", False, _sentence(says), 0.0),)
+        out = torch.cat(parts)
     except QueryBudgetExceeded:
         return (unknown("answers", f"the oracle's budget is less than {len(x)} queries"),)
     except Exception as error:  # a user's model may raise anything, and each is the same finding
@@ -149,8 +167,13 @@ def _answers(
         good, many, expected = out.ndim == 1 and len(out) == len(x), classes, "(B,) labels"
     else:
         good = out.ndim == 2 and len(out) == len(x) and out.shape[1] > 1 and classes in (None, out.shape[1])
+        good = good and out.is_floating_point()
         many, expected = (out.shape[1] if out.ndim == 2 else classes), f"(B, {classes or 'K'}) {reveals}"
-    bad = f"expected {expected} for a batch of {len(x)}, got {tuple(out.shape)}: return one number per class and row"
+    whole = "" if out.is_floating_point() or reveals == "labels" else f" of {out.dtype}"
+    bad = (
+        f"expected {expected} for a batch of {len(x)}, got {tuple(out.shape)}{whole}: return one "
+        f"{'float' if whole else 'number'} per class and row"
+    )
     checks.append(_check("shape", good, f"answers are {expected}", bad, float(out.ndim)))
     if not good:
         return tuple(checks)
@@ -189,6 +212,11 @@ def _behaviour(model: Answer, x: Tensor, out: Tensor) -> list[Check]:
     except Exception as error:  # see `_answers`
         says = f"the model raises {type(error).__name__} on a batch of {len(few)} and not on a larger one"
         return [Check("batch", False, _sentence(says), 1.0)]
+    if first.shape != again.shape:
+        says = (
+            f"two calls on the same rows answer {tuple(first.shape)} and {tuple(again.shape)}: give all rows one shape"
+        )
+        return [Check("random", False, _sentence(says), 1.0)]
     differs = apart(first, again)
     same = float((first.double() - again.double()).abs().max()) <= tolerance(first)
     bad = (

@@ -37,6 +37,10 @@ SHA256 = {
 """Of the files' content, so that it does not matter who compressed them."""
 
 
+class BadRow(ValueError):
+    """A row that the user's own Dataset cannot give; the cause is what it raised."""
+
+
 def count(data: Data) -> int:
     """How many rows there are; data without a length is a `ValueError`."""
     if isinstance(data, tuple):
@@ -201,7 +205,10 @@ def _taken(data: Data, part: Sequence[int]) -> Rows:
     xs: list[Tensor] = []
     ys: list[Tensor] = []
     for row in part:
-        pair = cast(object, data[row])
+        try:
+            pair = cast(object, data[row])
+        except Exception as error:  # the user's own Dataset may fail in any way
+            raise BadRow(f"expected rows (x, y), got {type(error).__name__}: {error} at row {row}") from error
         if not isinstance(pair, tuple | list) or len(cast("Sequence[object]", pair)) != 2:
             raise ValueError(f"expected a Dataset of rows (x, y), got {_named(pair)} at row {row}")
         x, y = cast("Sequence[object]", pair)
@@ -218,9 +225,12 @@ def _taken(data: Data, part: Sequence[int]) -> Rows:
 
 def _tensor(value: object, what: str) -> Tensor:
     if isinstance(value, Tensor):
+        if value.layout != torch.strided:
+            raise ValueError(f"expected {what} as a dense tensor, got {value.layout}: call .to_dense() on it")
         return value.detach()
     try:
-        return torch.as_tensor(np.asarray(value))
+        array = np.asarray(value)
+        return torch.as_tensor(array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("=")))
     except (TypeError, ValueError) as error:
         raise ValueError(f"expected {what} as tensors or arrays of numbers, got {_named(value)}") from error
 
@@ -231,6 +241,8 @@ def _named(value: object) -> str:
 
 
 def _inputs(x: Tensor, part: Sequence[int]) -> Tensor:
+    if not x[:1].numel():
+        raise ValueError(f"expected inputs (N, ...) with at least one element per row, got {tuple(x.shape)}")
     if x.dtype == torch.uint8:
         return x.float() / 255
     if not x.is_floating_point():

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import re
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -47,7 +50,7 @@ class Endpoint:
         content = self._post(json.dumps({"inputs": x.detach().cpu().tolist()}).encode())
         try:
             answer = json.loads(content)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise self._wrong("a JSON object", f"{content[:80]!r}") from None
         if not isinstance(answer, dict) or self.answers not in answer:
             keys = ", ".join(sorted(cast("dict[str, object]", answer))) if isinstance(answer, dict) else "no object"
@@ -72,7 +75,10 @@ class Endpoint:
 
     def _labels(self, out: Tensor, many: int) -> Tensor:
         if out.shape != (many,) or out.is_floating_point() or bool((out < 0).any()):
-            raise self._wrong(f"{many} labels, whole numbers from 0", f"shape {tuple(out.shape)} of {out.dtype}")
+            lowest = f", the lowest {out.min().item():g}" if out.numel() else ""
+            raise self._wrong(
+                f"{many} labels, whole numbers from 0", f"shape {tuple(out.shape)} of {out.dtype}{lowest}"
+            )
         return out.long()
 
     def _post(self, body: bytes) -> bytes:
@@ -83,7 +89,7 @@ class Endpoint:
         for left in reversed(range(self.tries)):
             try:
                 with urllib.request.urlopen(request, timeout=self.timeout) as answer:
-                    return answer.read()
+                    return _whole(answer, time.monotonic() + self.timeout)
             except urllib.error.HTTPError as error:
                 said = error.read(200).decode("utf8", "replace").strip()
                 if left == 0 or error.code not in PASSING:
@@ -99,4 +105,41 @@ class Endpoint:
         raise self._wrong("at least one try", f"tries = {self.tries}")
 
     def _wrong(self, expected: str, got: str) -> NoAnswer:
-        return NoAnswer(f"{self.url}: expected {expected}, got {got}")
+        parts = urllib.parse.urlsplit(self.url)  # without a password or a token, which may be in it
+        place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        return NoAnswer(f"{place}: expected {expected}, got {got}")
+
+
+def _whole(answer: http.client.HTTPResponse, deadline: float) -> bytes:
+    """The body, read as it comes, so that one that trickles in for ever is a time-out too."""
+    parts: list[bytes] = []
+    while part := answer.read1(1 << 20):
+        parts.append(part)
+        if time.monotonic() > deadline:
+            raise TimeoutError("an answer that never ends")
+    if answer.length:
+        raise http.client.IncompleteRead(b"".join(parts), answer.length)
+    return b"".join(parts)
+
+
+def is_address(url: str) -> bool:
+    """Whether `url` is one that can be asked: http or https, a host, and nothing that has to be escaped."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        known = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # such as a port that is no number
+        return False
+    return known and url.isascii() and url.isprintable() and " " not in url
+
+
+def header(name: str, text: str) -> str:
+    """A header with `$NAME` and `${NAME}` from the environment; what is not there is not sent as it stands."""
+    for variable in re.findall(r"\$(?:\{(\w+)\}|(\w+))", text):
+        if "".join(variable) not in os.environ:
+            raise ValueError(
+                f"headers: expected {''.join(variable)} in the environment for {name}, got nothing: export it"
+            )
+    value = os.path.expandvars(text)
+    if not (name.isascii() and value.isascii() and value.isprintable() and re.fullmatch(r"[!-9;-~]+", name)):
+        raise ValueError(f"headers: expected a name and one line of ASCII text, got {name!r} = {text!r}")
+    return value

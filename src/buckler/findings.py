@@ -307,12 +307,15 @@ def verdict(report: Report) -> Verdict:
 
     Contradicting results are an error whatever else was found. A finding at or above the gate then fails the audit,
     even if another check ended in an error: no answer of that check could change it. Otherwise a check that ended in
-    an error is an error; an audit in which nothing was measured is not measured; and the rest passes.
+    an error is an error. An audit whose attacks could not decide a finding, or in which nothing was judged by a rule,
+    is not measured: no pass comes from an inconclusive attack. The rest passes.
     """
     found = [f for f in report.findings if f.state == "found"]
     failing = sorted((f for f in found if f.severity >= report.gate), key=lambda f: f.severity, reverse=True)
     errors = [f for f in report.findings if f.state == "error"]
-    clear = sum(f.state == "clear" for f in report.findings)
+    judged = [f for f in found if f.because or f.severity > Severity.info]
+    judged += [f for f in report.findings if f.state == "clear"]
+    undecided = [f for f in report.findings if f.state == "not measured"]
     missing = sum(f.state == "not measured" for f in report.findings) + len(report.not_measured)
     rest = f" {_count(missing, 'check')} not measured." if missing else ""
     if report.contradictions:
@@ -330,8 +333,10 @@ def verdict(report: Report) -> Verdict:
         return _verdict(
             "error", f"{_count(len(errors), 'check')} ended in an error: {_sentence(errors[0].claim)}{rest}"
         )
-    if not found and not clear:
+    if not judged:
         return _verdict("not measured", "Nothing could be measured, so nothing is known about this model's security.")
+    if undecided:
+        return _verdict("not measured", f"{_sentence(undecided[0].title)}{rest}")
     below = f"{_count(len(found), 'finding')} below it" if found else "nothing found"
     return _verdict("pass", f"No finding at or above {report.gate}; {below}.{rest}")
 

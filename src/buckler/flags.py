@@ -9,7 +9,7 @@ import types
 import typing
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from torch import Tensor
 
@@ -37,10 +37,11 @@ def read(words: Sequence[str], kinds: dict[str, Any]) -> dict[str, object]:
         if name not in kinds:
             raise BadFlag(_unknown(name, list(kinds)))
         if _switch(kinds[name]) and not equals:
-            values[name] = True
+            said = left and left[0].lower() in ("true", "false", "yes", "no")
+            values[name] = convert(left.pop(0), bool) if said else True
             continue
         if not equals and not left:
-            raise BadFlag(f"expected a value after {word}, {_named(kinds[name])}, got none")
+            raise BadFlag(f"expected a value after {word}, {named(kinds[name])}, got none")
         given = given if equals else left.pop(0)
         try:
             values[name] = convert(given, kinds[name])
@@ -66,7 +67,30 @@ def convert(text: str, annotation: Any) -> object:
     for value in tried:
         if value is not Ellipsis:
             return value
-    raise ValueError(f"expected {_named(annotation)}, got {text!r}")
+    raise ValueError(f"expected {named(annotation)}, got {text!r}")
+
+
+def fits(value: object, annotation: Any) -> bool:
+    """Whether a value, from a file say, is what `annotation` says; a number with a fraction is no whole number."""
+    return any(_is(value, kind) for kind in _members(annotation))
+
+
+def _is(value: object, kind: Any) -> bool:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is type(None):
+        return value is None
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if origin is Literal:
+        return value in arguments
+    if origin in (tuple, list) or (isinstance(origin, type) and issubclass(origin, Sequence)):
+        return isinstance(value, tuple | list) and all(fits(item, arguments[0]) for item in cast("list[object]", value))
+    try:
+        return not isinstance(kind, type) or isinstance(value, kind)
+    except TypeError:  # a protocol, which cannot be asked
+        return True
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:
@@ -100,7 +124,8 @@ def _switch(annotation: Any) -> bool:
     return bool in _members(annotation)
 
 
-def _named(annotation: Any) -> str:
+def named(annotation: Any) -> str:
+    """What `annotation` asks for, in words."""
     words: list[str] = []
     for kind in _members(annotation):
         if typing.get_origin(kind) is Literal:

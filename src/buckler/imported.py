@@ -14,6 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
 
 class BadSubject(ValueError):
     """What was given cannot be audited: one sentence says what was expected, what came, and what to do."""
@@ -22,14 +26,15 @@ class BadSubject(ValueError):
 def imported(folder: Path, key: str, text: str) -> Callable[..., Any]:
     """The function `module:name`, imported with `folder` first on the path, and called so too."""
     module, _, name = text.partition(":")
-    if not module or not name.isidentifier():
-        raise BadSubject(f"{key}: expected 'module:function', got {text!r}")
+    if not all(part.isidentifier() for part in (*module.split("."), name)):
+        files = " or a .npz file" if key in ("test", "train") else ""
+        raise BadSubject(f"{key}: expected 'module:function'{files}, got {text!r}")
     with _beside(folder):
         try:
             found = getattr(importlib.import_module(module), name, None)
         except ModuleNotFoundError as error:
             raise BadSubject(f"{key} = {text!r}: no module {error.name!r} in {folder} or installed") from error
-        except Exception as error:  # whatever the user's module does while it is imported
+        except (Exception, SystemExit) as error:  # whatever the user's module does while it is imported
             raise BadSubject(f"{key} = {text!r}: {module} cannot be imported: {raised(error)}") from error
     if not callable(found):
         names = [n for n, value in vars(sys.modules[module]).items() if callable(value) and not n.startswith("_")]
@@ -43,7 +48,7 @@ def _called(folder: Path, what: str, function: Callable[..., Any], *given: objec
     with _beside(folder):
         try:
             return function(*given)
-        except Exception as error:  # the user's function may fail in any way
+        except (Exception, SystemExit) as error:  # the user's function may fail in any way
             raise BadSubject(f"{what}: the function raised {raised(error)}") from error
 
 
@@ -72,8 +77,40 @@ def _theirs(name: str, file: Path) -> bool:
 
 
 def raised(error: BaseException) -> str:
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
+    """What an error says and where, unless no line of the user's own was reached."""
+    trace, place = error.__traceback__, ""
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        ours = file.startswith("<frozen") or Path(file).parent == Path(__file__).parent
+        place = "" if ours else f" ({Path(file).name}, line {trace.tb_lineno})"
         trace = trace.tb_next
-    place = f" ({Path(trace.tb_frame.f_code.co_filename).name}, line {trace.tb_lineno})" if trace else ""
-    return f"{type(error).__name__}: {error}{place}"
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}{f': {text[:300]}' if text else ''}{place}"
+
+
+class _Float32(nn.Module):
+    """A model of another precision, as the float32 inputs of an audit need it: cast going in and coming out."""
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.model, self.dtype = model, dtype
+        self.train(model.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x.to(self.dtype)).float()
+
+
+def usable(model: nn.Module, what: str) -> nn.Module:
+    """`model` as it can be measured, with float32 in and out; `BadSubject` if it has no weights or cannot be hooked."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise BadSubject(
+            f"{what}: expected an nn.Module in Python, got a {type(model).__name__} of torch.jit: "
+            "build the network in Python and load its weights"
+        )
+    if any(is_lazy(tensor) or tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+        raise BadSubject(
+            f"{what}: expected a model with its weights, got lazy or meta parameters: load the weights "
+            "(a lazy layer has its shape after one forward pass)"
+        )
+    dtypes = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+    return _Float32(model, dtypes.pop()) if len(dtypes) == 1 and torch.float32 not in dtypes else model

@@ -9,19 +9,20 @@ from __future__ import annotations
 import inspect
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from buckler.catalog import find
-from buckler.method import Method, describe
-from buckler.threat import NORMS, Ball
+from buckler.flags import fits, hints, named
+from buckler.method import Method, describe, plain
+from buckler.threat import NORMS, Ball, Norm
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -30,6 +31,9 @@ else:
 
 OWN = ("method", "passes", "curve", "rows")
 METHODS = ("through", "attack")
+
+
+Radius = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class BadPlan(ValueError):
@@ -42,7 +46,7 @@ class Row(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
     method: str
     ball: str
-    rows: int | None = Field(default=None, ge=1)
+    rows: int | None = Field(default=None, ge=1, strict=True)
     passes: float = Field(default=100, gt=0)
     """Forward and backward passes per row, about: what the budget is planned with."""
     curve: bool = False
@@ -53,13 +57,13 @@ class Plan(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: str = ""
     title: str
-    rows: int = Field(ge=1)
+    rows: int = Field(ge=1, strict=True)
     """Test rows per trial, unless a trial says otherwise."""
-    grid: tuple[float, ...] = (0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+    grid: tuple[Radius, ...] = Field(default=(0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0), min_length=1)
     """Radii of a curve, as shares of the reference radius."""
-    limits: dict[str, float]
+    limits: dict[Norm, Radius]
     """The reference radius per norm, where the subject names none."""
-    trial: tuple[Row, ...]
+    trial: tuple[Row, ...] = Field(min_length=1)
 
 
 @dataclass(frozen=True)
@@ -81,30 +85,49 @@ def read(name: str | Path) -> Plan:
     shipped = files("buckler") / "plans" / f"{name}.toml"
     path = Path(name)
     if shipped.is_file():
-        text = shipped.read_text("utf8")
+        path = Path(str(shipped))
     elif path.suffix == ".toml" and path.is_file():
-        text = path.read_text("utf8")
+        pass
     else:
         known = sorted(p.name.removesuffix(".toml") for p in (files("buckler") / "plans").iterdir())
         raise BadPlan(f"expected a plan out of {', '.join(known)} or a .toml file, got {str(name)!r}")
     try:
-        return Plan.model_validate({"name": path.stem, **tomllib.loads(text)})
-    except tomllib.TOMLDecodeError as error:
+        return valid({"name": path.stem, **tomllib.loads(path.read_text("utf-8-sig"))}, str(name))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise BadPlan(f"plan {name}: not TOML ({error})") from None
+
+
+def valid(content: object, name: str) -> Plan:
+    """`content` as a plan, or `BadPlan` with the first thing that is wrong."""
+    try:
+        return Plan.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise BadPlan(f"plan {name}: {where}: {first['msg']}") from None
+        where = ".".join(str(part + 1 if isinstance(part, int) else part) for part in first["loc"]) or "the file"
+        what = f"{first['msg'][0].lower()}{first['msg'][1:]}"
+        got = "nothing: add it" if first["type"] == "missing" else repr(first["input"])
+        raise BadPlan(f"{name if '/' in name else f'plan {name}'}: {where}: {what}, got {got}") from None
 
 
 def jobs(plan: Plan, limits: Mapping[str, float], *, seed: int = 0, rows: int | None = None) -> list[Job]:
     """The trials of a plan, checked against the signatures; `limits` of the subject come before the plan's."""
     reference = {**plan.limits, **limits}
-    return [_job(row, index, plan, reference, seed, rows) for index, row in enumerate(plan.trial)]
+    if abs(seed) >= 2**63:
+        raise BadPlan(f"expected a seed of at most 63 bits, got {seed}")
+    made = [_job(row, index, plan, reference, seed, rows) for index, row in enumerate(plan.trial)]
+    seen = dict[str, int]()
+    for index, job in enumerate(made):
+        key = repr([plain(job.method), sorted((name, plain(value)) for name, value in job.asked.items())])
+        if key in seen:
+            raise BadPlan(
+                f"plan {plan.name}: expected different trials, got {job.path} twice: as {seen[key]} and {index + 1}"
+            )
+        seen[key] = index + 1
+    return made
 
 
 def _job(row: Row, index: int, plan: Plan, limits: Mapping[str, float], seed: int, rows: int | None) -> Job:
-    where = f"plan {plan.name}, trial {index + 1} ({row.method})"
+    where = f"plan {plan.name}, trial {index + 1} ({row.method})" if plan.name else row.method
     try:
         method = find(row.method)
         described = describe(method)
@@ -118,9 +141,9 @@ def _job(row: Row, index: int, plan: Plan, limits: Mapping[str, float], seed: in
     knobs: dict[str, Any] = {}
     for key, value in (row.model_extra or {}).items():
         if key in asks and key not in ("ball", "seed", "subject", "method", "tick"):
-            asked[key] = find(value) if key in METHODS else value
+            asked[key] = _method(value, key, where) if key in METHODS else _sound(key, value, hints(evaluate), where)
         elif key in described.knobs and key not in ("ball", "seed"):
-            knobs[key] = value
+            knobs[key] = _sound(key, value, hints(find(row.method)), where, described.params.get(key))
         else:
             known = ", ".join(sorted((set(described.knobs) | asks | set(OWN)) - {"subject", "tick"}))
             raise BadPlan(f"{where}: unknown key {key!r}, expected one of {known}")
@@ -133,6 +156,33 @@ def _job(row: Row, index: int, plan: Plan, limits: Mapping[str, float], seed: in
     return Job(configured, row.method, asked, row.passes)
 
 
+def _method(path: object, key: str, where: str) -> Method:
+    """A surrogate's maker, or the attack that judges a defence, by its path."""
+    kind = {"through": "extract", "attack": "evade"}[key]
+    try:
+        found = find(str(path))
+        if describe(found).kind != kind:
+            raise ValueError(f"expected a method of the kind {kind}, got {path}, of {describe(found).kind}")
+    except (ValueError, LookupError) as error:
+        raise BadPlan(f"{where}, {key}: {error}") from None
+    return found
+
+
+def _sound(key: str, value: Any, kinds: Mapping[str, Any], where: str, default: object = None) -> Any:
+    """`value`, if it is what the signature says; counts are at least 1 where they are by default."""
+    if not fits(value, kinds[key]):
+        raise BadPlan(f"{where}: expected {named(kinds[key])} for {key}, got {value!r}")
+    lowest = 0 if key == "goal" else None
+    if isinstance(default, int) and not isinstance(default, bool):
+        lowest = min(default, 1)
+    if isinstance(lowest, int) and isinstance(value, int) and value < lowest:
+        raise BadPlan(f"{where}: expected {key} of at least {lowest}, got {value}")
+    radii = cast("Sequence[float]", value) if key == "radii" else ()
+    if not (list(radii) == sorted({*radii}) and all(0 < radius < math.inf for radius in radii)):
+        raise BadPlan(f"{where}: expected radii above 0 in ascending order, got {value}")
+    return value
+
+
 def _ball(text: str, limits: Mapping[str, float], where: str) -> Ball:
     """`linf:0.1` as it says; a bare `linf` at the reference radius."""
     try:
@@ -140,6 +190,9 @@ def _ball(text: str, limits: Mapping[str, float], where: str) -> Ball:
             if text not in limits:
                 raise ValueError(f"there is no reference radius for {text}: name one under [limits]")
             return Ball(text, limits[text])
-        return Ball.parse(text)
-    except ValueError as error:
+        ball = Ball.parse(text)
+        if ball.radius == 0:
+            raise ValueError(f"expected a radius above 0, got {text!r}")
+        return ball
+    except (ValueError, OverflowError) as error:
         raise BadPlan(f"{where}: {error}") from None

@@ -90,9 +90,9 @@ def median(values: Tensor, of: str, level: float = LEVEL) -> Estimate:
 def difference(flags: Tensor, of: str, level: float = LEVEL) -> Estimate:
     """The mean of paired differences, each -1, 0 or 1 (a row that a defence lost, kept, won): `(N,)`.
 
-    The interval is Newcombe's hybrid score interval for paired proportions without its correlation term (Statistics in
-    Medicine 17, 1998, method 10 with phi = 0 is conservative for positively correlated pairs): it stays inside [-1, 1]
-    and does not collapse when no row differs.
+    The interval is a hybrid of the exact ones of the shares won and lost (Newcombe, Statistics in Medicine 17, 1998;
+    Zou and Donner, 27, 2008), whose correlation counts: a row that is won is not lost. It stays inside [-1, 1] and does
+    not collapse when no row differs; summed over every outcome it covers at least 95 % (a test holds it to that).
     """
     n = flags.numel()
     if n == 0:
@@ -101,8 +101,13 @@ def difference(flags: Tensor, of: str, level: float = LEVEL) -> Estimate:
     won_low, won_high = clopper_pearson(won, n, level)
     lost_low, lost_high = clopper_pearson(lost, n, level)
     value = (won - lost) / n
-    low = value - math.hypot(won / n - won_low, lost_high - lost / n)
-    high = value + math.hypot(won_high - won / n, lost / n - lost_low)
+    together = math.sqrt(won * lost / ((n - won) * (n - lost))) if won < n and lost < n else 0.0
+
+    def reach(a: float, b: float) -> float:
+        return math.sqrt(a * a + b * b + 2 * together * a * b)
+
+    low = value - reach(won / n - won_low, lost_high - lost / n)
+    high = value + reach(won_high - won / n, lost / n - lost_low)
     return Estimate(value, max(low, -1.0), min(high, 1.0), n, level, f"difference of {of}")
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import os
-import re
 import sys
+import warnings
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -25,10 +25,10 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from buckler import __version__, nets, train
-from buckler.data import Data, as_tensors, cache_folder, count, digits, fashion_mnist, from_arrays, write_whole
-from buckler.endpoint import Endpoint
+from buckler.data import BadRow, Data, as_tensors, cache_folder, count, digits, fashion_mnist, from_arrays, write_whole
+from buckler.endpoint import Endpoint, header, is_address
 from buckler.findings import rules
-from buckler.imported import BadSubject, imported, raised
+from buckler.imported import BadSubject, imported, raised, usable
 from buckler.target import Oracle
 from buckler.threat import Ball
 from buckler.trial import fingerprint, fingerprint_tensors
@@ -81,6 +81,8 @@ class Subject:
             return self
         try:
             where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+            if where.type == "meta":
+                raise RuntimeError("it computes nothing")
             return replace(self, model=self.model.to(where))
         except (RuntimeError, AssertionError) as error:  # torch raises the one or the other
             reason = str(error).strip().splitlines()[0]
@@ -135,7 +137,7 @@ def load(path: Path | str = FILE) -> Subject:
     path = Path(path)
     path = (path / FILE if path.is_dir() else path).absolute()
     try:
-        content = tomllib.loads(path.read_text("utf8"))
+        content = tomllib.loads(path.read_text("utf-8-sig"))
     except FileNotFoundError:
         raise BadSubject(
             f"expected a subject file at {path}, got none: `buckler init` writes one, `--demo digits` needs none"
@@ -147,8 +149,10 @@ def load(path: Path | str = FILE) -> Subject:
     except pydantic.ValidationError as error:
         raise BadSubject(f"{path.name}: {_sentence(error)}") from error
     table, folder = file.subject, path.parent
+    if not table.name.strip() or not table.name.isprintable():
+        raise BadSubject(f"{path.name}: [subject] name: expected one line of text, got {table.name!r}")
     try:
-        limits = tuple(Ball.parse(text) for text in file.threat.limits)
+        limits = _limits(file.threat.limits)
         rules(file.severity)
     except ValueError as error:
         raise BadSubject(f"{path.name}: {error}") from error
@@ -167,6 +171,19 @@ def load(path: Path | str = FILE) -> Subject:
     )
 
 
+def _limits(texts: tuple[str, ...]) -> tuple[Ball, ...]:
+    try:
+        limits = tuple(Ball.parse(text) for text in texts)
+    except OverflowError:
+        raise ValueError(f"[threat] limits: expected numbers that fit, got {', '.join(texts)}") from None
+    for text, ball in zip(texts, limits, strict=True):
+        if not 0 < float(ball.radius) <= torch.finfo(torch.float32).max:
+            raise ValueError(f"[threat] limits: expected a finite radius above 0, got {text!r}")
+        if sum(ball.norm == other.norm for other in limits) > 1:
+            raise ValueError(f"[threat] limits: expected one limit for {ball.norm}, got {', '.join(texts)}")
+    return limits
+
+
 def _sentence(error: pydantic.ValidationError) -> str:
     """The first thing wrong, in our words."""
     first = error.errors()[0]
@@ -179,6 +196,8 @@ def _sentence(error: pydantic.ValidationError) -> str:
         known = list((table or _File).model_fields)
         near = difflib.get_close_matches(key, known, 1)
         return f"{where} is not known: expected {f'{near[0]!r}' if near else 'one of ' + ', '.join(known)}"
+    if first["type"] in ("model_type", "model_attributes_type"):
+        return f"expected a table [{key}] with keys and values, got {first['input']!r}"
     return f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}"
 
 
@@ -189,9 +208,12 @@ def _model(folder: Path, table: _SubjectTable, net: Callable[[], nn.Module] | No
             f"[subject]: expected one of model, weights (with net) or url, got {' and '.join(forms) or 'none of them'}"
         )
     if table.url is not None:
-        if not re.match(r"https?://[^/]", table.url):
+        if not is_address(table.url):
             raise BadSubject(f"url: expected an address such as https://host/path, got {table.url!r}")
-        headers = {name: os.path.expandvars(value) for name, value in table.headers.items()}
+        try:
+            headers = {name: header(name, value) for name, value in table.headers.items()}
+        except ValueError as error:
+            raise BadSubject(str(error)) from None
         return Oracle(
             Endpoint(table.url, table.answers, table.timeout, headers=headers), table.answers, batch=table.batch
         )
@@ -202,11 +224,12 @@ def _model(folder: Path, table: _SubjectTable, net: Callable[[], nn.Module] | No
     model = imported(folder, "model", str(table.model))()
     if not isinstance(model, nn.Module | Oracle):
         raise BadSubject(f"model = {table.model!r}: expected a function that returns an nn.Module, got {_kind(model)}")
-    return model
+    return usable(model, f"model = {table.model!r}") if isinstance(model, nn.Module) else model
 
 
 def _weighted(net: Callable[[], Any], path: Path) -> nn.Module:
-    if path.suffix not in (".safetensors", ".pt", ".pth"):
+    suffix = path.suffix.lower()
+    if suffix not in (".safetensors", ".pt", ".pth"):
         raise BadSubject(
             f"weights: expected a .safetensors file (or a .pt or .pth file of tensors), got {path.name}: "
             "files that can hold pickled code are not opened; save the state_dict with safetensors"
@@ -214,12 +237,16 @@ def _weighted(net: Callable[[], Any], path: Path) -> nn.Module:
     if not path.is_file():
         raise BadSubject(f"weights: expected a file at {path}, got none: check the path, which is relative to {FILE}")
     try:
-        if path.suffix == ".safetensors":
+        if suffix == ".safetensors":
             weights = load_file(path)
         else:
-            weights = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what it warns of is the error below
+                weights = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile file fails in many ways, and the answer is one
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        # torch's own text advises to unpickle the file
+        why = "damaged, or pickled objects" if type(error).__name__ == "UnpicklingError" else str(error).strip()
+        reason = why.splitlines()[0] if why else type(error).__name__
         raise BadSubject(
             f"weights: expected only tensors in {path.name}, got a file that does not load as such ({reason[:160]}): "
             "save the state_dict with safetensors"
@@ -228,9 +255,13 @@ def _weighted(net: Callable[[], Any], path: Path) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise BadSubject(f"net: expected a function that returns an nn.Module, got {_kind(model)}")
     if not isinstance(weights, Mapping) or not all(
-        isinstance(w, Tensor) for w in cast("dict[str, Any]", weights).values()
+        isinstance(name, str) and isinstance(w, Tensor) for name, w in cast("dict[object, object]", weights).items()
     ):
-        raise BadSubject(f"weights: expected a state_dict (names and tensors) in {path.name}, got {_kind(weights)}")
+        keys = ", ".join(map(str, list(cast("dict[object, object]", weights))[:4])) if isinstance(weights, dict) else ""
+        raise BadSubject(
+            f"weights: expected a state_dict (names and tensors) in {path.name}, got {_kind(weights)}"
+            f"{f' with {keys}' if keys else ''}: save model.state_dict() and nothing else"
+        )
     try:
         model.load_state_dict(cast("dict[str, Tensor]", weights))
     except RuntimeError as error:
@@ -238,11 +269,11 @@ def _weighted(net: Callable[[], Any], path: Path) -> nn.Module:
         raise BadSubject(
             f"weights: expected the tensors of the network that net builds, got others: {wrong}"
         ) from error
-    return model.eval()
+    return usable(model.eval(), "net")
 
 
 def _data(folder: Path, key: str, text: str) -> Data:
-    if text.endswith(".npz"):
+    if text.lower().endswith(".npz"):
         data: object = _arrays(folder / text, key)
     else:
         data = imported(folder, key, text)()
@@ -256,23 +287,29 @@ def _data(folder: Path, key: str, text: str) -> Data:
         if count(data) == 0:
             raise ValueError("expected at least one row, got none")
         as_tensors(data, 64)
-    except ValueError as error:
-        raise BadSubject(f"{key} = {text!r}: {error}") from error
     except Exception as error:  # the user's own Dataset may fail in any way
-        raise BadSubject(f"{key} = {text!r}: expected rows (x, y), got {raised(error)}") from error
+        theirs = error.__cause__ if isinstance(error, BadRow) else None if isinstance(error, ValueError) else error
+        says = f"expected rows (x, y), got {raised(theirs)}" if theirs else error
+        raise BadSubject(f"{key} = {text!r}: {says}") from error
     return data
 
 
 def _arrays(path: Path, key: str) -> tuple[object, object]:
     try:
-        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile) or not {"x", "y"} <= set(archive.files):
-                raise ValueError(f"arrays x and y, got {', '.join(archive.files) or 'none'}")
-            return archive["x"], archive["y"]
+        with path.open("rb") as handle, zipfile.ZipFile(handle):  # numpy would take what is no archive for a pickle
+            handle.seek(0)
+            with np.load(handle, allow_pickle=False) as archive:
+                if {"x", "y"} <= set(archive.files):
+                    return archive["x"], archive["y"]
+                got = f"arrays {', '.join(archive.files) or 'none'}"
     except FileNotFoundError:
         raise BadSubject(f"{key}: expected a file at {path}, got none: check the path, relative to {FILE}") from None
     except Exception as error:  # a damaged archive fails in many ways, and the answer is one
-        raise BadSubject(f"{key}: expected arrays x and y of numbers in {path.name}, got: {error}") from error
+        objects = "allow_pickle" in str(error)  # numpy advises to unpickle them
+        got = "arrays of Python objects" if objects else f"a file that is no sound archive ({error})"
+    raise BadSubject(
+        f"{key}: expected arrays x and y of numbers in {path.name}, got {got}: write it with np.savez(path, x=x, y=y)"
+    )
 
 
 def _kind(value: object) -> str:

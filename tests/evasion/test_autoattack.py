@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from buckler.evasion.autoattack import attacks, autoattack
+from buckler.evasion.autoattack import _attacks, autoattack
 from buckler.nets import LinearModel, SmallCNN
 from buckler.threat import Ball
 
@@ -17,17 +17,17 @@ def fooled(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 def test_budgets_are_the_published_ones() -> None:
-    named = [(method.func.__name__, method.keywords) for method in attacks("standard", "linf")]
+    named = [(method.func.__name__, method.keywords) for method in _attacks("standard", "linf")]
     assert named == [
         ("apgd", {"objective": "ce", "steps": 100, "restarts": 1}),
         ("apgd", {"objective": "dlr", "steps": 100, "targets": 9}),
         ("fab", {"steps": 100, "targets": 9}),
         ("square", {"queries": 5000, "rescale": False}),
     ]
-    sparse = [method.keywords for method in attacks("standard", "l1")]
+    sparse = [method.keywords for method in _attacks("standard", "l1")]
     assert (sparse[0]["restarts"], sparse[1]["targets"], sparse[2]["targets"]) == (5, 5, 9)
-    assert [m.func.__name__ for m in attacks("plus", "linf")] == ["apgd", "apgd", "fab", "square", "apgd", "fab"]
-    assert [m.keywords["draws"] for m in attacks("rand", "linf")] == [20, 20]
+    assert [m.func.__name__ for m in _attacks("plus", "linf")] == ["apgd", "apgd", "fab", "square", "apgd", "fab"]
+    assert [m.keywords["draws"] for m in _attacks("rand", "linf")] == [20, 20]
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])

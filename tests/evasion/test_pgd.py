@@ -52,7 +52,7 @@ def test_dropping_rows_changes_no_verdict(radius: float, step: float) -> None:
     moved = pgd(model, x, y, ball=Ball("linf", radius), steps=30, step=step)
     expected = _naive(model, x, y, radius, 30, step)
     assert torch.equal(model(moved).argmax(1) != y, expected)
-    assert 0 < int(expected.sum())
+    assert int(expected.sum()) > 0
 
 
 def test_rows_that_walk_in_circles_cost_nothing_more() -> None:
@@ -138,3 +138,20 @@ def test_it_matches_a_peer_at_the_same_budget() -> None:
 def test_l0_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="l0"):
         pgd(_net(), _rows(1), torch.zeros(1, dtype=torch.long), ball=Ball("l0", 1))
+
+
+class Crowded(nn.Module):
+    """One wrong label wins where the input is small; where it is large many nearly do, and the loss is higher."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        t = x.flatten(1)[:, :1]
+        one, many = 0.5 - 10 * (t - 0.5).clamp_min(0), (10 * t - 6).clamp_max(-0.01)
+        return torch.cat([torch.zeros_like(t), one, many.expand(-1, 40)], 1)
+
+
+def test_without_stop_an_adversarial_example_is_not_given_up_for_a_higher_loss() -> None:
+    x, y = torch.full((1, 1), 0.3), torch.zeros(1, dtype=torch.long)
+    top = torch.full((1, 1), 0.6)
+    assert F.cross_entropy(Crowded()(top), y) > F.cross_entropy(Crowded()(x + 0.2), y)
+    assert Crowded()(top).argmax(1) == y
+    assert Crowded()(pgd(Crowded(), x, y, ball=Ball("linf", 0.3), stop=False)).argmax(1) != y

@@ -6,8 +6,9 @@ only for inputs that are finite, in [0, 1] and inside the limit.
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 
@@ -50,13 +51,15 @@ class Outcome:
     illegal: list[Tensor] = field(default_factory=list)
     distance: list[Tensor] = field(default_factory=list)
     prediction: list[Tensor] = field(default_factory=list)
+    borrowed: list[Tensor] = field(default_factory=list)
+    """Whether only an example made for another model fooled this one; kept where such were tried."""
     examples: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
     queries: int = 0
 
     def evidence(self) -> dict[str, Tensor]:
         """One tensor per field, and up to `EXAMPLES` rows as they were and as they fooled the target."""
         named = ((f.name, getattr(self, f.name)) for f in fields(self) if f.name not in ("examples", "queries"))
-        tensors = {name: torch.cat(parts) for name, parts in named}
+        tensors = {name: torch.cat(parts) for name, parts in named if parts}
         tensors["robust"] = tensors["correct"] & ~tensors["fooled"]
         for index, name in enumerate(("example_row", "example_clean", "example_moved")):
             if self.examples:
@@ -104,52 +107,75 @@ class Attack:
         own = target.surrogate() if isinstance(target, Adaptive) and described.holds == "model" else None
         self.through = through if through is not None else own
         self.queries = 0
+        self._fast: nn.Module | None = None
         self.sample: tuple[Tensor, Tensor, Tensor] | None = None
         """The first rows that were attacked, their labels, and what was found for them: what the doubts look at."""
 
     @property
     def source(self) -> nn.Module | Oracle:
         """What the attack runs on: a surrogate, or the target as far as the method may see it."""
-        return self.through if self.through is not None else held(self.described.holds, self.target)
+        return held(self.described.holds, self.target if self.through is None else self.through)
 
     def run(self, parts: Iterator[tuple[Tensor, Tensor]], meter: Meter) -> Outcome:
         """Attack `parts`, batches of rows, and say per row what came of it."""
-        outcome, done = Outcome(), 0
-        fast: nn.Module | None = None
+        outcome = Outcome()
         for x, y in parts:
-            right = self.judge.labels(x) == y
-            live = right if self.settings.goal is None else right & (y != self.settings.goal)
-            fooled, illegal = torch.zeros_like(right), torch.zeros_like(right)
-            distance = torch.where(right, torch.inf, 0.0)
-            prediction = y.clone()
-            index = live.nonzero().squeeze(1)
-            if len(index):
-                source = self.source
-                if isinstance(source, nn.Module) and fast is None:
-                    # a method that chooses a precision makes its own forms of the model
-                    fast = source if "precision" in self.described.knobs else inference_form(source, x[:16])
-                    meter.watch(fast)
-                found, hit, bad, size = self._fall(x[index], y[index], fast, source)
-                fooled[index], illegal[index], distance[index] = hit, bad, size
-                prediction[index] = self.judge.labels(found)
-                if self.sample is None:
-                    kept = torch.where(hit.view(-1, *[1] * (x.ndim - 1)), found, x[index])
-                    self.sample = x[index][:DOUBTED], y[index][:DOUBTED], kept[:DOUBTED]
-                self._show(outcome, x[index][hit], found[hit], index[hit] + done)
-            for name, value in (
-                ("label", y),
-                ("correct", right),
-                ("fooled", fooled),
-                ("illegal", illegal),
-                ("distance", distance.float()),
-                ("prediction", prediction),
-            ):
-                getattr(outcome, name).append(value.cpu())
-            done += len(x)
-            if self.settings.tick is not None:
-                self.settings.tick(min(1.0, done / self.settings.rows), meter.forwards)
-        outcome.queries = self.queries
+            self.step(outcome, x, y, meter)
         return outcome
+
+    def step(
+        self, outcome: Outcome, x: Tensor, y: Tensor, meter: Meter, tried: Sequence[tuple[Tensor, bool]] = ()
+    ) -> Tensor:
+        """Attack one batch, add to `outcome` what came of it, and return the batch as it was left, `(B, ...)`.
+
+        `tried` are inputs `(B, ...)` from elsewhere that count where the attack fails and they fool the target; the
+        flag says that they were made for another model.
+        """
+        done = sum(map(len, outcome.label))
+        answer = self.judge.labels(x)
+        right = answer == y
+        live = right if self.settings.goal is None else right & (y != self.settings.goal)
+        fooled, illegal, borrowed = (torch.zeros_like(right) for _ in range(3))
+        distance = torch.where(right, torch.inf, 0.0)
+        left, prediction = x.clone(), answer.clone()
+        index = live.nonzero().squeeze(1)
+        if len(index):
+            source = self.source
+            if isinstance(source, nn.Module) and self._fast is None:
+                # a method that chooses a precision makes its own forms of the model
+                self._fast = source if "precision" in self.described.knobs else inference_form(source, x[:16])
+                meter.watch(self._fast)
+            found, hit, bad, size = self._fall(x[index], y[index], self._fast, source)
+            if self.sample is None:
+                kept = torch.where(hit.view(-1, *[1] * (x.ndim - 1)), found, x[index])
+                self.sample = x[index][:DOUBTED], y[index][:DOUBTED], kept[:DOUBTED]
+            for moved, others in tried:
+                also = ~hit & self._fooled_by(moved[index], x[index], y[index])
+                found[also], hit = moved[index][also], hit | also
+                size[also] = self.settings.ball.size(found - x[index])[also].to(size)
+                borrowed[index[also]] = others
+            fooled[index], illegal[index], distance[index] = hit, bad, size
+            left[index], prediction[index] = found, self.judge.labels(found)
+            self._show(outcome, x[index][hit], found[hit], index[hit] + done)
+        for name, value in (
+            ("label", y),
+            ("correct", right),
+            ("fooled", fooled),
+            ("illegal", illegal),
+            ("distance", distance.float()),
+            ("prediction", prediction),
+            *([("borrowed", borrowed)] if tried else []),
+        ):
+            getattr(outcome, name).append(value.cpu())
+        if self.settings.tick is not None:
+            self.settings.tick(min(1.0, (done + len(x)) / self.settings.rows), meter.forwards)
+        outcome.queries = self.queries
+        return left
+
+    def _fooled_by(self, moved: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        label = self.judge.labels(moved)
+        won = label != y if self.settings.goal is None else label == self.settings.goal
+        return won & self.settings.ball.contains(x, moved)
 
     def _fall(
         self, x: Tensor, y: Tensor, fast: nn.Module | None, source: nn.Module | Oracle
@@ -164,14 +190,20 @@ class Attack:
             found, won, bad = self._strike(x, y, ball, fast, source)
             size = torch.where(won, ball.size(found - x).to(torch.float32), torch.inf)
             return found, won & ball.contains(x, found), bad, size
+        reference = float(ball.radius)
+        radii = sorted({*radii, reference} if math.isfinite(reference) else set(radii))
+        first = radii.index(reference) if math.isfinite(reference) else len(radii) // 2
         grid = torch.tensor(radii, device=x.device, dtype=torch.float64)
         low = torch.full((len(x),), -1, device=x.device)
         high = torch.full((len(x),), len(radii), device=x.device)
         found, bad = x.clone(), torch.zeros_like(y, dtype=torch.bool)
         size = torch.full((len(x),), torch.inf, device=x.device)
+        begun = False
         while bool((open_ := high - low > 1).any()):
             index = open_.nonzero().squeeze(1)
-            middle = (low[index] + high[index]) // 2
+            # the radius that the verdict is about is tried on every row, whatever happens at the others
+            middle = (low[index] + high[index]) // 2 if begun else torch.full_like(index, first)
+            begun = True
             limit = Ball(ball.norm, grid[middle].float())
             moved, won, wrong = self._strike(x[index], y[index], limit, fast, source)
             hit = won & limit.contains(x[index], moved)
@@ -181,9 +213,8 @@ class Attack:
             settled = torch.searchsorted(grid, (length.double() - 1e-6).clamp_min(0)).clamp(max=middle)
             high[index] = torch.where(hit, settled, high[index])
             low[index] = torch.where(hit, torch.minimum(low[index], settled - 1), middle)
-            closer = hit & (length < size[index])
+            closer = won & (length < size[index])
             found[index[closer]], size[index[closer]] = moved[closer], length[closer]
-        reference = float(ball.radius) if not isinstance(ball.radius, Tensor) else float(ball.radius.max())
         return found, size <= reference * (1 + 1e-5) + 1e-6, bad, size
 
     def _strike(
@@ -192,7 +223,7 @@ class Attack:
         """Attack once; then again, where the first claim failed on the target, with what made it fail taken away."""
         found, won, bad = self._attempt(self.method, x, y, ball, fast if fast is not None else source)
         redo: list[tuple[Method, nn.Module | Oracle]] = []
-        if self.through is not None and "stop" in self.described.knobs:
+        if self.through is not None and self.described.params.get("stop"):
             redo.append((partial(self.method, stop=False), fast if fast is not None else source))
         elif fast is not None and fast is not source:
             redo.append((self.method, source))
@@ -224,7 +255,7 @@ class Attack:
         else:
             given = source
         found = method(given, x.clone(), y.clone(), ball=ball, **more)
-        self.queries += given.asked if isinstance(given, Oracle) else 0
+        self.queries += given.asked if isinstance(given, Oracle) and self.through is None else 0
         if found.shape != x.shape:
             raise ValueError(f"{self.described.path} returned {tuple(found.shape)}, expected {tuple(x.shape)}")
         found = found.detach().to(x)

@@ -2,14 +2,15 @@
 
 A defence by training is a fresh network trained with the method's loss; its control is the same network trained the
 same way with cross-entropy. A guard stands before the subject's own model, which is its control. Both sides meet the
-same attack on the same rows, and a guard is attacked through the surrogate it declares. What a defence costs on clean
-rows is reported beside what it gains.
+same attack on the same rows, a guard is attacked through the surrogate it declares, and what fooled the control is
+tried on the defended model too. What a defence costs on clean rows is reported beside what it gains.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -18,13 +19,18 @@ from torch import Tensor, nn
 
 from buckler import stats
 from buckler.data import as_tensors, batches
-from buckler.evasion._attack import VOTES, Attack, Settings, batch_size
+from buckler.evasion._attack import VOTES, Attack, Outcome, Settings, batch_size
+from buckler.evasion._doubt import cross_check
+from buckler.evasion._search import Objective
 from buckler.evasion._trust import answers_at_random, believed, claims, doubts
+from buckler.evasion.apgd import apgd
 from buckler.method import Described, Method, describe
 from buckler.subject import Subject
 from buckler.target import Meter, frozen
 from buckler.train import fit
 from buckler.trial import Check, Trial
+
+CLIMBED: tuple[Objective, ...] = ("ce", "margin")
 
 
 def evaluate(
@@ -50,15 +56,10 @@ def evaluate(
         sides = _trained(method, described, subject.net, subject, settings, device)
     else:
         return replace(blank, reason=f"{described.path} is no attack and no defence: use it through another method")
-    results: list[dict[str, Tensor]] = []
-    checks: tuple[Check, ...] = ()
-    for index, side in enumerate(sides):
+    for side in sides:
         meter.watch(side)
-        part = replace(settings, tick=_shared(settings.tick, index, described.kind))
-        evidence, found = _attacked(side, attack, subject, part, meter, device, doubt=index == 1)
-        results.append(evidence)
-        checks = found
-    control, defended = results
+    part = replace(settings, tick=_after_training(settings.tick, described.kind))
+    control, defended, checks = _attacked(sides, attack, subject, part, meter, device)
     evidence = {
         **{name: tensor for name, tensor in defended.items()},
         "control_correct": control["correct"],
@@ -113,32 +114,57 @@ def _trained(
 
 
 def _attacked(
-    side: nn.Module,
+    sides: tuple[nn.Module, nn.Module],
     attack: Method,
     subject: Subject,
     settings: Settings,
     meter: Meter,
     device: torch.device,
-    *,
-    doubt: bool,
-) -> tuple[dict[str, Tensor], tuple[Check, ...]]:
+) -> tuple[dict[str, Tensor], dict[str, Tensor], tuple[Check, ...]]:
+    """Attack the control and the defended model batch by batch: evidence of both, and the doubts about the latter.
+
+    What fooled the control is tried on the defended model too. An attack that stops where a surrogate's answer turns
+    may stop short of where the guard's does, so APGD then goes on to the highest loss as well.
+    """
     x, _ = as_tensors(subject.test, 16)
     x = x.to(device)
-    described = describe(attack)
-    votes = VOTES if answers_at_random(side, x) else 1
-    parts = ((a.to(device), b.to(device)) for a, b in batches(subject.test, batch_size(x), settings.rows))
-    with frozen(side):
-        run = Attack(attack, described, side, settings, votes=votes)
-        evidence = run.run(parts, meter).evidence()
+    with frozen(sides[0]), frozen(sides[1]):
+        runs = [_run(side, attack, replace(settings, tick=None), x) for side in sides]
+        runs[1].settings = settings
+        further: list[Attack] = []
+        blunt = runs[1].through is not None and "stop" not in runs[1].described.knobs
+        if blunt and settings.ball.norm != "l0" and math.isfinite(float(settings.ball.radius)):
+            more = replace(settings, tick=None, radii=())
+            further = [_run(sides[1], partial(apgd, objective=loss, stop=False), more, x) for loss in CLIMBED]
+        control, defended = Outcome(), Outcome()
+        for a, b in batches(subject.test, batch_size(x), settings.rows):
+            clean, y = a.to(device), b.to(device)
+            tried = [(run.step(Outcome(), clean, y, meter), False) for run in further]
+            tried.append((runs[0].step(control, clean, y, meter), True))
+            runs[1].step(defended, clean, y, meter, tried)
+        evidence = defended.evidence()
         checks = claims(evidence)
-        if doubt and settings.doubt:
-            checks += doubts(run, evidence)
-    return {name: stats.rows(tensor) for name, tensor in evidence.items()}, checks
+        if settings.doubt:
+            checks += (*doubts(runs[1], evidence), _transferred(evidence))
+    first, second = ({k: stats.rows(v) for k, v in e.items()} for e in (control.evidence(), evidence))
+    return first, second, checks
 
 
-def _shared(tick: Callable[[float, int], None] | None, index: int, kind: str) -> Callable[[float, int], None] | None:
-    """Progress of one of two attacked sides, after training where there was any."""
+def _run(side: nn.Module, attack: Method, settings: Settings, x: Tensor) -> Attack:
+    return Attack(attack, describe(attack), side, settings, votes=VOTES if answers_at_random(side, x) else 1)
+
+
+def _transferred(evidence: Mapping[str, Tensor]) -> Check:
+    """Whether examples made for the control fooled rows that the attack on the defended model did not."""
+    borrowed = evidence["borrowed"]
+    check = cross_check(evidence["fooled"] & ~borrowed, borrowed)
+    says = f"Examples made for the undefended model fooled {check.value:.1%} of rows that the attack did not."
+    return check if check.passed else replace(check, says=f"{says} It is too weak, or gradients are masked.")
+
+
+def _after_training(tick: Callable[[float, int], None] | None, kind: str) -> Callable[[float, int], None] | None:
+    """Progress of the attack, after training where there was any."""
     if tick is None:
         return None
     start = 0.5 if kind == "loss" else 0.0
-    return lambda share, forwards: tick(start + (1 - start) * (index + share) / 2, forwards)
+    return lambda share, forwards: tick(start + (1 - start) * share, forwards)

@@ -54,32 +54,50 @@ def doubts(run: Attack, evidence: Mapping[str, Tensor]) -> tuple[Check, ...]:
     x, y, found = run.sample
     source, settings = run.source, run.settings
     ball = _finite(settings.ball, evidence["distance"])
-    standing = labels(run.target, found) == y
+    standing = (labels(run.target, found) == y) | ~ball.contains(x, found)
     checks: tuple[Check, ...] = ()
     if isinstance(source, nn.Module):
         checks += examine(source, x, y, ball=ball, seed=settings.seed)
-    if math.isfinite(float(settings.ball.radius)):
-        checks += (random_noise(run.target, x, y, ball=ball, held=standing, seed=settings.seed),)
-        if "steps" in run.described.knobs:
-            few = x[:FEW], y[:FEW]
-            goal = settings.goal
-            checks += indicators(
-                run.method, source, run.target, *few, ball=ball, found=found[:FEW], goal=goal, seed=settings.seed
-            )
-            if isinstance(source, nn.Module) and goal is None:
-                target = run.target if run.through is not None else None
-                checks += (binarization(run.method, source, *few, ball=ball, target=target, seed=settings.seed),)
+    checks += (random_noise(run.target, x, y, ball=ball, held=standing, seed=settings.seed),)
+    few, goal = (x[:FEW], y[:FEW]), settings.goal
+    if math.isinf(float(settings.ball.radius)):
+        checks += (_limitless(evidence),) if goal is None else ()
+        return checks
+    if "steps" in run.described.knobs:
+        checks += indicators(
+            run.method, source, run.target, *few, ball=ball, found=found[:FEW], goal=goal, seed=settings.seed
+        )
+    if isinstance(source, nn.Module) and goal is None:
+        target = run.target if run.through is not None else None
+        checks += (binarization(run.method, source, *few, ball=ball, target=target, seed=settings.seed),)
     return tuple(check for check in checks if check.name != "legal")
 
 
 def believed(
-    checks: Sequence[Check], evidence: Mapping[str, Tensor], *, adaptive: bool = False, transferred: bool = False
+    checks: Sequence[Check],
+    evidence: Mapping[str, Tensor],
+    *,
+    adaptive: bool = False,
+    transferred: bool = False,
+    limited: bool = True,
 ) -> tuple[State, str]:
-    """The status of a trial and why: doubts matter where rows still stand, for it is robustness they put in doubt."""
+    """The status of a trial and why: doubts matter where rows still stand, for it is robustness they put in doubt.
+
+    A trial without a limit tells how far rows stand, so there they matter for every row that was right.
+    """
     doubtful = [check for check in checks if gates(check, adaptive=adaptive, transferred=transferred)]
-    if not doubtful or not bool(evidence["robust"].any()):
+    standing = evidence["robust"] if limited else evidence["correct"]
+    if not doubtful or not bool(standing.any()):
         return "ok", ""
     return "inconclusive", doubtful[0].says
+
+
+def _limitless(evidence: Mapping[str, Tensor]) -> Check:
+    """Whether an attack that may go as far as it takes left no more rows standing than guessing would."""
+    left = float(evidence["robust"].double().sum() / evidence["correct"].sum().clamp_min(1))
+    chance = 1 / max(2, int(evidence["label"].max()) + 1)
+    says = f"Without a limit, {left:.0%} of rows still stand."
+    return Check("unbounded", left <= chance, says if left <= chance else f"{says} More can be fooled than were.", left)
 
 
 def _finite(ball: Ball, distance: Tensor) -> Ball:

@@ -56,12 +56,12 @@ def autoattack(
         return x.clone()
     exact = inference_form(model, x[:16])
     fast = inference_form(model, x[:16], precision)
-    published = attacks(version, ball.norm, steps, queries)
+    published = _attacks(version, ball.norm, steps, queries)
     methods = tuple(partial(on_forms, method=method, fast=fast, exact=exact) for method in published)
     return worst_case(model, x, y, ball=ball, methods=methods, seed=seed)
 
 
-def attacks(version: Version, norm: Norm, steps: int = 100, queries: int = 5000) -> list[Method]:
+def _attacks(version: Version, norm: Norm, steps: int = 100, queries: int = 5000) -> list[Method]:
     """The attacks of a version in their published order and with their published budgets."""
     climb = partial(apgd, objective="ce", steps=steps, restarts=5 if norm == "l1" or version == "plus" else 1)
     ratio = partial(apgd, objective="dlr", steps=steps)

@@ -70,7 +70,9 @@ def evaluate(
     if reason:
         return replace(blank, reason=reason)
     device = _device(subject)
-    with metered(*_modules(subject)) as meter:
+    # a model may answer at random: its draws are the trial's own, the same in any process and after any other trial
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), metered(*_modules(subject)) as meter:
+        torch.manual_seed(seed)
         if described.kind == "evade":
             trial = _attacked(blank, method, described, subject, through, settings, meter)
         elif described.kind in ("certify", "probe"):
@@ -111,7 +113,11 @@ def _attacked(
     else:
         estimates["robust_accuracy"] = stats.share(evidence["robust"], "robust")
     status, reason = believed(
-        checks, evidence, adaptive=through is None and attack.through is not None, transferred=through is not None
+        checks,
+        evidence,
+        adaptive=through is None and attack.through is not None,
+        transferred=through is not None,
+        limited=math.isfinite(float(settings.ball.radius)),
     )
     return replace(
         blank,
@@ -174,6 +180,8 @@ def _asked(
 ) -> dict[str, object]:
     """What this evaluation was asked for, beside the method's own parameters, as the record holds it."""
     asked: dict[str, object] = {"ball": str(settings.ball), "rows": settings.rows}
+    if not settings.doubt and kind in ("evade", "loss", "guard"):
+        asked["doubt"] = False
     if through is not None:
         asked["through"] = type(through).__name__ if isinstance(through, nn.Module) else describe(through).path
     if settings.goal is not None:

@@ -10,15 +10,25 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-
-import torch
-from torch import Tensor
+from dataclasses import replace
 
 from buckler import stats
 from buckler.catalog import find
-from buckler.evasion._doubt import cross_check
-from buckler.findings import Cell, Figure, Finding, NotMeasured, Rule, Severity, Verdicts, because, severity
+from buckler.evasion._case import (
+    ASKING,
+    TRANSFER,
+    WHITE,
+    Case,
+    Family,
+    ahead_of_weights,
+    asked_at,
+    believed_rows,
+    family_of,
+    norm_of,
+    radius_of,
+    worst,
+)
+from buckler.findings import Figure, Finding, NotMeasured, Rule, Severity, Verdicts, because, severity
 from buckler.method import describe
 from buckler.report import figures
 from buckler.stats import Estimate
@@ -30,24 +40,6 @@ PROBES = {
     "local_linearity": "how far the loss departs from a straight line within the limit",
     "curvature": "how sharply the loss bends",
 }
-Family = tuple[str, Cell, str, str]
-WHITE: Family = ("white-box", ("weights", "integrity"), "robust_accuracy", "An adversary who knows the weights")
-ASKING: Family = ("queries", ("queries", "integrity"), "black_box_accuracy", "An adversary who only asks questions")
-TRANSFER: Family = ("transfer", ("queries", "integrity"), "transfer_accuracy", "An adversary with a copy of their own")
-
-
-@dataclass(frozen=True)
-class Case:
-    """The worst case over several trials in one norm, row by row."""
-
-    norm: str
-    radius: float
-    correct: Tensor
-    distance: Tensor
-    trials: tuple[Trial, ...]
-
-    def at(self, radius: float) -> Estimate:
-        return stats.share(self.correct & (self.distance > radius * (1 + 1e-5) + 1e-6), "robust in the worst case")
 
 
 def judge(trials: Sequence[Trial], limits: Mapping[str, float], table: Mapping[str, Rule], command: str) -> Verdicts:
@@ -57,52 +49,36 @@ def judge(trials: Sequence[Trial], limits: Mapping[str, float], table: Mapping[s
     repeats a measurement, with `{method}` for its path.
     """
     findings: list[Finding] = []
-    attacks = [
-        t for t in trials if t.kind == "evade" and t.status in ("ok", "inconclusive") and t.params.get("goal") is None
-    ]
-    defences = [t for t in trials if t.kind in ("loss", "guard") and t.status in ("ok", "inconclusive")]
+    struck = [t for t in trials if t.kind == "evade" and t.status in ("ok", "inconclusive")]
+    attacks = [t for t in struck if t.params.get("goal") is None and norm_of(t) in limits]
+    defences = [t for t in trials if t.kind in ("loss", "guard") and t.status == "ok"]
     proofs = [t for t in trials if t.kind == "certify" and t.status == "ok"]
     norms = [norm for norm in ("linf", "l2", "l1", "l0") if norm in limits]
     for norm in norms:
-        mine = [t for t in attacks if _norm(t) == norm]
+        mine = [t for t in attacks if norm_of(t) == norm]
         for family in (WHITE, ASKING, TRANSFER):
-            chosen = mine if family is WHITE else [t for t in mine if _family(t) is family]
-            if family is WHITE and not any(_family(t) is WHITE for t in mine):
+            chosen = mine if family is WHITE else [t for t in mine if family_of(t) is family]
+            if family is WHITE and not any(family_of(t) is WHITE for t in mine):
                 continue
             if chosen:
-                case = _worst(chosen, norm, limits[norm])
+                case = worst(chosen, norm, limits[norm])
                 findings.append(_vulnerable(case, family, table, command, proofs, defences if family is WHITE else []))
     findings += [_proven(proof, table, command) for proof in proofs]
     probes = [t for t in trials if t.kind == "probe" and t.status == "ok"]
     if probes:
         findings.append(_mechanism(probes, command))
     missing = [
-        NotMeasured(f"{t.method} at {t.params.get('ball', '')}", t.reason, _family(t)[1] if t.kind == "evade" else None)
+        NotMeasured(
+            f"{t.method} at {t.params.get('ball', '')}", t.reason, family_of(t)[1] if t.kind == "evade" else None
+        )
         for t in trials
-        if t.status in ("skipped", "failed")
+        if t.status in ("skipped", "failed") or (t.status == "inconclusive" and t.kind in ("loss", "guard"))
     ]
-    return Verdicts(tuple(findings), tuple(missing), tuple(_contradictions(trials, attacks, proofs)))
+    missing += [NotMeasured(f"{t.method} at {t.params['ball']}", _UNUSED) for t in struck if t not in attacks]
+    return Verdicts(tuple(findings), tuple(missing), tuple(_contradictions(trials, struck, proofs)))
 
 
-def _norm(trial: Trial) -> str:
-    return str(trial.params.get("ball", "")).partition(":")[0]
-
-
-def _family(trial: Trial) -> Family:
-    if "through" in trial.params:
-        return TRANSFER
-    return WHITE if trial.threat.sees == "weights" else ASKING
-
-
-def _worst(trials: Sequence[Trial], norm: str, radius: float) -> Case:
-    """The smallest distance per row over trials; a trial on fewer rows speaks for the first rows only."""
-    rows = max(len(t.evidence["distance"]) for t in trials)
-    longest = next(t for t in trials if len(t.evidence["distance"]) == rows)
-    distance = longest.evidence["distance"].clone()
-    for trial in trials:
-        other = trial.evidence["distance"]
-        distance[: len(other)] = torch.minimum(distance[: len(other)], other)
-    return Case(norm, radius, longest.evidence["correct"], distance, tuple(trials))
+_UNUSED = "it was run, but no finding rests on it: it aimed at one label, or its norm has no reference radius"
 
 
 def _vulnerable(
@@ -115,30 +91,35 @@ def _vulnerable(
 ) -> Finding:
     name, cell, rule, who = family
     limit = f"{case.norm}:{case.radius:g}"
+    vouched, doubt = believed_rows(case, family)
+    case = case.first(vouched) if vouched else case
     robust = case.at(case.radius)
     clean = stats.share(case.correct, "correct")
     level = severity(f"evasion.{rule}", robust, table)
-    doubted = [t for t in case.trials if t.status == "inconclusive" and _family(t) is family]
-    sound = any(t.status == "ok" and _family(t) is family for t in case.trials)
     claim = (
         f"{who} can bring accuracy from {clean.value:.1%} down to at most {robust.value:.1%} "
         f"by {_WORDS[case.norm].format(radius=case.radius)}."
     )
     state = "found" if level > Severity.info else "clear"
     checks = _checks(case.trials, family)
-    if family is WHITE and (ahead := _ahead(case)) is not None:
+    if family is WHITE and (ahead := ahead_of_weights(case)) is not None:
         checks += (ahead,)
-        sound = sound and ahead.passed
-    if not sound:
-        reason = doubted[0].reason if doubted else checks[-1].says
-        claim += f" The true figure may be lower: {reason}"
-        state = "found" if level > Severity.low else "not measured"
+        doubt = doubt or ("" if ahead.passed else ahead.says)
+    fell = int((case.correct & (case.distance <= case.reach(case.radius))).sum())
+    point = replace(robust, low=robust.value, high=robust.value)
+    if doubt:
+        claim += f" The true figure may be lower: {doubt}"
+        state = "found" if level > Severity.low and fell else "not measured"
+    elif not fell and level > severity(f"evasion.{rule}", point, table):
+        claim += f" No row fell, and {robust.n} rows are too few to rule out that others would."
+        state = "not measured"
+    own = [t for t in case.trials if family_of(t) is family]
     strongest = min(
-        (t for t in case.trials if "robust" in t.evidence and math.isfinite(_radius(t)) and _family(t) is family),
-        key=lambda t: t.estimates["robust_accuracy"].value if "robust_accuracy" in t.estimates else 1.0,
-        default=case.trials[0],
+        (t for t in own if asked_at(t, case.radius) and "robust_accuracy" in t.estimates),
+        key=lambda t: t.estimates["robust_accuracy"].value,
+        default=own[0],
     )
-    tried = [d for d in defences if _norm(d) == case.norm]
+    tried = [d for d in defences if norm_of(d) == case.norm and asked_at(d, case.radius)]
     return Finding(
         id=f"evasion/{name}/{case.norm}",
         title=f"{_TITLES[state]} within {limit} ({name.replace('-', ' ')})",
@@ -172,29 +153,6 @@ _TITLES = {
     "clear": "The model holds against inputs changed",
     "not measured": "It could not be told whether the model holds against inputs changed",
 }
-
-
-def _ahead(case: Case) -> Check | None:
-    """Whether attacks that only ask fooled rows that those with the weights did not, on the rows both saw."""
-    white = [t.evidence["distance"] for t in case.trials if _family(t) is WHITE]
-    other = [t.evidence["distance"] for t in case.trials if _family(t) is not WHITE]
-    if not other:
-        return None
-    reach = case.radius * (1 + 1e-5) + 1e-6
-    n = min(max(map(len, white)), max(map(len, other)))
-
-    def fell(distances: Sequence[Tensor]) -> Tensor:
-        least = torch.full((n,), math.inf)
-        for distance in distances:
-            many = min(n, len(distance))
-            least[:many] = torch.minimum(least[:many], distance[:many])
-        return least <= reach
-
-    return cross_check(fell(white), fell(other))
-
-
-def _radius(trial: Trial) -> float:
-    return float(str(trial.params["ball"]).partition(":")[2])
 
 
 def _pictures(
@@ -231,7 +189,7 @@ def _pictures(
 
 def _reach(case: Case) -> float:
     """How far a curve may be drawn: as far as something searched every radius on the way, 0 if nothing did."""
-    if any(math.isinf(_radius(t)) for t in case.trials):
+    if any(math.isinf(radius_of(t)) for t in case.trials):
         return 2 * case.radius
     grids = [radii for t in case.trials if isinstance(radii := t.params.get("radii"), list) and radii]
     return max((float(str(radii[-1])) for radii in grids), default=0.0)
@@ -274,7 +232,7 @@ def _checks(trials: Sequence[Trial], family: Family) -> tuple[Check, ...]:
     """Every doubt once: the failed one if it failed anywhere."""
     merged: dict[str, Check] = {}
     for trial in trials:
-        for check in trial.checks if _family(trial) is family else ():
+        for check in trial.checks if family_of(trial) is family else ():
             if check.name not in merged or not check.passed:
                 merged[check.name] = check
     return tuple(merged.values())
@@ -308,19 +266,20 @@ def _proven(proof: Trial, table: Mapping[str, Rule], command: str) -> Finding:
     level = severity("evasion.certified_accuracy", accuracy, table)
     norm = str(proof.params["norm"])
     name = proof.method.rpartition("/")[2]
+    at_limit = "certified_accuracy" in proof.estimates
+    what = f"for {proof.params['ball']}" if at_limit else f"for some radius in {norm}, not for {proof.params['ball']}"
     return Finding(
         id=f"evasion/certificate/{name.replace(':', '.')}",
         title=f"What {name.replace('_', ' ')} proves in {norm}",
         state="found" if level > Severity.info else "clear",
         severity=level,
         because=because("evasion.certified_accuracy", accuracy, table),
-        claim=f"{accuracy.value:.1%} of rows are answered rightly with a proof for {proof.params['ball']}, by "
-        f"{proof.params['certifies']}.",
+        claim=f"{accuracy.value:.1%} of rows are answered rightly with a proof {what}, by {proof.params['certifies']}.",
         cell=("weights", "integrity"),
         estimates={"certified accuracy": accuracy, "clean accuracy": proof.estimates["clean_accuracy"]},
         threat=proof.threat,
         checks=proof.checks,
-        remedy="Train for the certificate: smoothing wants training with noise, interval bounds want interval training.",
+        remedy="Train for the certificate: smoothing wants training with noise, interval bounds interval training.",
         tags=proof.threat.tags,
         cost=proof.cost,
         trials=(proof.fingerprint,),
@@ -341,7 +300,7 @@ def _mechanism(probes: Sequence[Trial], command: str) -> Finding:
         estimates={name.replace("_", " "): e for name, (_, e) in readings.items()},
         threat=probes[0].threat,
         figures=(figures.histogram(drawn),),
-        remedy="A small margin beside a steep, straight loss asks for adversarial training; a bent one asks for doubt in "
+        remedy="A small margin beside a steep, straight loss asks for adversarial training; a bent one for doubt in "
         "one-step attacks.",
         tags=tuple(dict.fromkeys(tag for t in probes for tag in t.threat.tags)),
         cost=_total(probes),
@@ -359,7 +318,7 @@ def _contradictions(trials: Sequence[Trial], attacks: Sequence[Trial], proofs: S
         if proof.params["certifies"] != "the model itself":
             continue
         for attack in attacks:
-            if _norm(attack) != proof.params["norm"]:
+            if norm_of(attack) != proof.params["norm"]:
                 continue
             n = min(len(attack.evidence["distance"]), len(proof.evidence["certified_radius"]))
             held = proof.evidence["certified_right"][:n]

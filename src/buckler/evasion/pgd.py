@@ -69,7 +69,7 @@ def pgd(
             for count in range(steps + 1):
                 logits, loss, grad = gradient(model, moved, partial(ascend, objective, y=label, goal=wanted))
                 hit = fooled(logits, label, wanted)
-                better = (loss > highest[rows]) | (hit & ~won[rows])
+                better = torch.where(won[rows], hit & (loss > highest[rows]), hit | (loss > highest[rows]))
                 found[rows[better]], highest[rows[better]] = moved[better], loss[better]
                 won[rows[hit]] = True
                 if count == steps:

@@ -2,7 +2,8 @@
 
 One test case for each finding: a failure if it was found at or above the gate, an error if its check ended in one,
 skipped if it was not measured, else passed. Contradictions are test cases with an error, and what was left out of the
-plan is skipped, so the suite's counts give the same outcome as the verdict, which stands in its properties.
+plan is skipped. The verdict stands in the suite's properties; a finding that is skipped is one that keeps it from
+passing.
 """
 
 from __future__ import annotations
