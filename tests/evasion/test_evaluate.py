@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -19,10 +21,10 @@ from buckler.evasion.pgd import pgd
 from buckler.evasion.square import square
 from buckler.evasion.substitute import substitute
 from buckler.findings import rules
-from buckler.kinds import ABSTAIN, Certificate, Defended, Perturbed
+from buckler.kinds import ABSTAIN, Certificate, Copy, Defended, Perturbed
 from buckler.nets import LinearModel
 from buckler.subject import Subject
-from buckler.target import Oracle
+from buckler.target import LabelOracle, Oracle
 from buckler.threat import Ball
 from buckler.trial import Trial
 
@@ -222,8 +224,6 @@ def test_no_attack_succeeds_inside_a_certificate_or_the_trial_fails() -> None:
 
 
 def test_an_attack_inside_a_certificate_contradicts_it() -> None:
-    from dataclasses import replace
-
     from buckler.evasion.judge import judge
 
     proof = _run(honest_certificate)
@@ -259,6 +259,29 @@ def test_transfer_runs_on_a_surrogate_and_is_judged_on_the_target() -> None:
     assert trial.estimates["robust_accuracy"].value < 0.6
     assert "surrogate" in trial.threat.sees
     assert any("T0043.002" in tag for tag in trial.threat.tags)
+    assert trial.cost.queries > 0  # what the surrogate learnt from was asked, and is paid for
+
+
+def test_a_surrogate_never_learns_from_the_rows_it_attacks() -> None:
+    seen: list[Tensor] = []
+
+    def watched(oracle: LabelOracle, pool: Tensor, *, net: Callable[[], nn.Module]) -> Copy:
+        seen.append(pool)
+        return net()
+
+    def build() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(25, 3))
+
+    x, _ = _rows(120)
+    y = _linear()(x).argmax(1)
+    for data in ({"train": (x[40:], y[40:])}, {}):
+        subject = replace(_subject(), test=(x if not data else x[:40], y if not data else y[:40]), net=build, **data)
+        _run(FAST, subject, through=watched)
+    assert all(len(pool) == 80 and not (pool[:, None] == x[None, :40]).flatten(2).all(2).any() for pool in seen)
+    few = _run(FAST, replace(_subject(), net=build), through=watched)
+    assert (few.status, "other rows" in few.reason) == ("skipped", True)
+    bare = _run(FAST, _subject(), through=watched)
+    assert (bare.status, "`net`" in bare.reason) == ("skipped", True)
 
 
 class Noisy(nn.Module):

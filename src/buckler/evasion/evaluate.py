@@ -13,11 +13,11 @@ from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from buckler import stats
 from buckler.catalog import find
-from buckler.data import as_tensors, batches
+from buckler.data import as_tensors, batches, count
 from buckler.evasion import _certify, _defences
 from buckler.evasion._attack import VOTES, Attack, Settings, batch_size, peak_bytes
 from buckler.evasion._trust import answers_at_random, believed, claims, doubts
@@ -26,6 +26,9 @@ from buckler.subject import Subject
 from buckler.target import Meter, Oracle, frozen, metered
 from buckler.threat import Ball, Threat
 from buckler.trial import Cost, Trial, identity
+
+POOL, LEAST = 2000, 50
+"""How many rows a surrogate learns from at most, and at least."""
 
 
 def evaluate(
@@ -66,7 +69,7 @@ def evaluate(
         status="skipped",
         source=described.source,
     )
-    reason = _refusal(described, subject, through)
+    reason = _refusal(described, subject, through, settings)
     if reason:
         return replace(blank, reason=reason)
     device = _device(subject)
@@ -96,7 +99,7 @@ def _attacked(
     target = subject.model
     x, _ = as_tensors(subject.test, 16)
     x = x.to(_device(subject))
-    surrogate = _surrogate(through, subject, settings, meter)
+    surrogate, asked = _surrogate(through, subject, settings, meter)
     votes = VOTES if answers_at_random(target, x) else 1
     size = batch_size(x)
     parts = ((a.to(_device(subject)), b.to(_device(subject))) for a, b in batches(subject.test, size, settings.rows))
@@ -126,28 +129,47 @@ def _attacked(
         checks=checks,
         estimates=estimates,
         evidence={name: stats.rows(tensor) for name, tensor in evidence.items()},
-        cost=Cost(queries=outcome.queries),
+        cost=Cost(queries=outcome.queries + asked),
     )
 
 
 def _surrogate(
     through: Method | nn.Module | None, subject: Subject, settings: Settings, meter: Meter
-) -> nn.Module | None:
-    """The module that an attack goes through: as given, or made from the target's answers on rows the test leaves."""
+) -> tuple[nn.Module | None, int]:
+    """The module that an attack goes through, as given or made from the target's answers, and how many it took."""
     if through is None or isinstance(through, nn.Module):
-        return through
-    target, net = subject.model, subject.net
-    oracle = target if isinstance(target, Oracle) else Oracle(target, "labels")
-    pool, _ = as_tensors(subject.train if subject.train is not None else subject.test, 2000)
-    more = {"net": net} if net is not None else {}
-    more |= {"seed": settings.seed} if "seed" in describe(through).knobs else {}
-    made = through(oracle, pool.to(_device(subject)), **more)
+        return through, 0
+    target = subject.model
+    oracle = target.narrowed("labels") if isinstance(target, Oracle) else Oracle(target, "labels")
+    more = {"seed": settings.seed} if "seed" in describe(through).knobs else {}
+    if not _has_net(through):
+        more["net"] = subject.net
+    made = through(oracle, _pool(subject, settings.rows).to(_device(subject)), **more)
     meter.watch(made)
-    return made
+    return made, oracle.asked
 
 
-def _refusal(described: Described, subject: Subject, through: Method | nn.Module | None) -> str:
+def _pool(subject: Subject, attacked: int) -> Tensor:
+    """Inputs that a surrogate may learn from: training rows, else the test rows after those that are attacked."""
+    if subject.train is not None:
+        return as_tensors(subject.train, min(POOL, count(subject.train)))[0]
+    return as_tensors(subject.test, range(attacked, min(count(subject.test), attacked + POOL)))[0]
+
+
+def _has_net(through: Method) -> bool:
+    return "net" in describe(through).params
+
+
+def _refusal(described: Described, subject: Subject, through: Method | nn.Module | None, settings: Settings) -> str:
     """Why the subject does not admit the method, or nothing."""
+    if through is not None and not isinstance(through, nn.Module):
+        if subject.net is None and not _has_net(through):
+            return f"{describe(through).path} trains a network: give the subject its `net`"
+        if subject.train is None and count(subject.test) < settings.rows + LEAST:
+            return (
+                "a surrogate learns from other rows than those attacked: "
+                f"give the subject `train`, or {LEAST} test rows more"
+            )
     if not isinstance(subject.model, Oracle):
         return ""
     if described.kind != "evade":
