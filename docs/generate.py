@@ -1,8 +1,13 @@
-"""Write docs/methods.md from the cards of all methods: `python docs/generate.py`, or `make docs`."""
+"""Write docs/methods.md from the cards of all methods, and the README's numbers from the benchmark's results.
+
+`python docs/generate.py`, or `make docs`.
+"""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from buckler.catalog import Card, cards
 
@@ -15,6 +20,16 @@ KINDS = {
     "extract": "Extraction",
 }
 PAGE = Path(__file__).parent / "methods.md"
+README = Path(__file__).parents[1] / "README.md"
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "evasion.json"
+SECTIONS = {
+    "pgd": "PGD-100",
+    "autoattack": "AutoAttack, standard",
+    "square": "Square, {queries} queries",
+    "minimum_norm": "",
+    "hop_skip_jump": "HopSkipJump l2, {queries} queries",
+}
+BEGIN, END = "<!-- benchmarks -->", "<!-- end of benchmarks -->"
 
 
 def text() -> str:
@@ -30,6 +45,41 @@ def text() -> str:
                 lines += [line for card in here if card.kind == kind for line in entry(card)]
         lines.append("")
     return "\n".join(lines)
+
+
+def readme() -> str:
+    """The README with its table of numbers made anew from the benchmark's results."""
+    before, _, rest = README.read_text("utf8").partition(BEGIN)
+    return f"{before}{BEGIN}\n{numbers(json.loads(RESULTS.read_text('utf8')))}\n{END}{rest.partition(END)[2]}"
+
+
+def numbers(record: dict[str, Any]) -> str:
+    machine, versions = record["machine"], record["versions"]
+    lines = [
+        f"Fashion-MNIST, ResNet-8; medians on {machine['cores']} shared cores ({machine['processor']}, {machine['threads']} "
+        f"threads, torch {versions['torch']}, {machine['date']}); both sides on the same rows in one process, in turn.",
+        "",
+        "| work | model | radius | Buckler | fastest peer | ratio | robust accuracy, or median size: Buckler | peer |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for section, title in SECTIONS.items():
+        for case, one in record.get(section, {}).items():
+            lines.append(_row(section, title.format(queries=one.get("queries")), case, one))
+    return "\n".join(lines)
+
+
+def _row(section: str, title: str, case: str, one: dict[str, Any]) -> str:
+    own = one["results"]["buckler"]
+    peers = {name: result for name, result in one["results"].items() if not name.startswith("buckler")}
+    name, peer = min(peers.items(), key=lambda item: item[1]["seconds"])
+    work, _, model = case.rpartition(" ") if section == "minimum_norm" else (title, "", case.partition(" ")[0])
+    radius = case.partition(" ")[2] if section in ("pgd", "autoattack", "square") else "none"
+    key = "robust_accuracy" if radius != "none" else "median_size"
+    ratio = peer["seconds"] / own["seconds"]
+    return (
+        f"| {work} | {model} | {radius} | {own['seconds']:.3g} s | {name}, {peer['seconds']:.3g} s | {ratio:.2g}x | "
+        f"{own[key]:.3g} | {peer[key]:.3g} |"
+    )
 
 
 def anchor(card: Card) -> str:
@@ -54,3 +104,4 @@ def escaped(value: str) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(text(), "utf8")
+    README.write_text(readme(), "utf8")

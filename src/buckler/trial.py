@@ -167,6 +167,10 @@ def save(trial: Trial, folder: Path) -> None:
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())
         if folder.exists():
+            if not (folder / "trial.json").is_file() and any(folder.iterdir()):
+                raise FileExistsError(
+                    17, "expected a new folder or one that holds a trial, got other files", str(folder)
+                )
             shutil.rmtree(folder)
         beside.rename(folder)
         descriptor = os.open(folder.parent, os.O_RDONLY)

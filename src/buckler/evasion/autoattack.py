@@ -67,7 +67,7 @@ def _attacks(version: Version, norm: Norm, steps: int = 100, queries: int = 5000
     ratio = partial(apgd, objective="dlr", steps=steps)
     aimed = partial(ratio, targets=5 if norm == "l1" and version == "standard" else 9)
     walk = partial(fab, steps=steps, targets=9)
-    search = partial(square, queries=queries, rescale=False)
+    search = partial(square, queries=queries, rescale=False, ahead=16)
     if version == "standard":
         return [climb, aimed, walk, search]
     if version == "plus":

@@ -26,6 +26,8 @@ from buckler.threat import Ball
 
 _BLOCK = 50
 """Draws are made for this many iterations at a time."""
+_TOGETHER = 256
+"""How many proposals are asked at once at most where a row asks several ahead."""
 
 
 def square(
@@ -37,6 +39,7 @@ def square(
     queries: int = 5000,
     p: float = 0.8,
     rescale: bool = True,
+    ahead: int = 1,
     goal: Goal = None,
     seed: int = 0,
 ) -> Perturbed:
@@ -44,9 +47,11 @@ def square(
 
     `oracle` reveals scores or logits; `x` `(B, C, H, W)`, `(B, C, D)` or `(B, D)` in [0, 1], `y` `(B,)`; `ball` linf,
     l2 or l1. At most `queries` answers per row are paid for, and fewer are asked; `p` is the share of the input that
-    the first squares cover, halved on a schedule made for 10,000 queries, which `rescale` fits to `queries`. A row ends
-    at its first success. Returns `(B, ...)`: an adversarial example where one was found, else the lowest margin met;
-    when the oracle's own budget ends, the best so far. Raises `ValueError` for other shapes, l0, or labels only.
+    the first squares cover, halved on a schedule made for 10,000 queries, which `rescale` fits to `queries`. `ahead` > 1
+    asks up to that many of a row's next proposals at once (linf), as if each before were turned down, and forgets those
+    after one that is kept: the same search in fewer, larger batches, for those to whom queries are free. A row ends at
+    its first success. Returns `(B, ...)`: an adversarial example where one was found, else the lowest margin met; when
+    the oracle's own budget ends, the best so far. Raises `ValueError` for other shapes, l0, or labels only.
     """
     if ball.norm == "l0":
         raise ValueError("expected a ball in linf, l2 or l1, got l0: evasion/fmn attacks l0")
@@ -60,7 +65,10 @@ def square(
     try:
         if len(x):
             search.begin()
-            search.go(queries, p, rescale)
+            if ahead > 1 and ball.norm == "linf":
+                search.go_ahead(queries, p, rescale, ahead)
+            else:
+                search.go(queries, p, rescale)
     except QueryBudgetExceeded:
         search.put_back()
     return search.found.view_as(x)
@@ -78,6 +86,8 @@ class _Search:
         self.found, self.best = x.clone(), x
         self.margin = x.new_full((len(x),), torch.inf)
         self.known: Tensor | None = None
+        self.next = torch.zeros_like(y)
+        self.side = torch.zeros_like(y)
 
     def ask(self, points: Tensor, index: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The margin of every point, and whether it fools: `(B,)`, `(B,)`."""
@@ -114,7 +124,7 @@ class _Search:
             self.goals = None if self.goals is None else self.goals[keep]
             self.known = None if self.known is None else self.known[keep]
             self.dice.keep(keep)
-            self.drawn = self.drawn[keep]
+            self.drawn, self.next, self.side = self.drawn[keep], self.next[keep], self.side[keep]
 
     def put_back(self) -> None:
         """Write the best points of rows that are not fooled."""
@@ -176,6 +186,72 @@ class _Search:
             if len(index):
                 self.take(points, index, *self.ask(points, index))
         self.put_back()
+
+    def go_ahead(self, queries: int, p: float, rescale: bool, most: int) -> None:
+        """The same as `go` in linf, with a pointer per row: `next` is the proposal of the block that it stands at."""
+        channels, height, width = self.clean.shape[1:]
+        ends, kept = _ends(queries if rescale else 10_000), 0.5
+        kinds = height * width * 2**channels
+        self.known = self.clean.new_zeros(len(self.rows), kinds, dtype=torch.bool) if kinds <= 4 * queries else None
+        for begin in range(1, queries, _BLOCK):
+            span = min(_BLOCK, queries - begin)
+            shares = [p / 2 ** sum(count > end for end in ends) for count in range(begin, begin + span)]
+            sides = torch.tensor([_side(share, height, width, odd=False) for share in shares], device=self.clean.device)
+            self.drawn = self.dice.uniform(_BLOCK, 2 + channels).to(self.clean.device)
+            self.next = torch.zeros_like(self.label)
+            gains = 0
+            while len(active := (self.next < span).nonzero().squeeze(1)):
+                many = max(1, min(most, _TOGETHER // len(active), int(0.7 / kept)))
+                gains += self._round(active, sides, span, many)
+            kept = max(gains / max(1, span * len(self.rows)), 1e-3)
+            if len(self.rows) == 0:
+                return
+        self.put_back()
+
+    def _round(self, active: Tensor, sides: Tensor, span: int, many: int) -> int:
+        """Ask the next `many` proposals of every active row; keep the first that gains; how many rows gained."""
+        channels, height, width = self.clean.shape[1:]
+        steps = self.next[active][:, None] + torch.arange(many, device=active.device)
+        valid = steps < span
+        steps = steps.clamp(max=span - 1)
+        tall, wide = sides[steps].unbind(2)
+        valid &= wide == wide[:, :1]
+        drawn = self.drawn[active[:, None], steps]
+        top, left = (drawn[..., 0] * (height - tall + 1)).long(), (drawn[..., 1] * (width - wide + 1)).long()
+        positive = drawn[..., 2:] < 0.5
+        fresh = self.side[active] != wide[:, 0]
+        self.side[active] = wide[:, 0]
+        kind = (top * width + left) * 2**channels + (positive * 2 ** torch.arange(channels, device=top.device)).sum(2)
+        wanted = valid
+        if self.known is not None:
+            self.known[active[fresh]] = False
+            wanted = valid & ~self.known[active[:, None], kind]
+        place = wanted.flatten().nonzero().squeeze(1)
+        row = active.repeat_interleave(many)[place]
+        clean, best = self.clean[row], self.best[row]
+        inside = _window(top.flatten()[place], tall.flatten()[place][:, None], height)[:, None, :, None]
+        inside = inside & _window(left.flatten()[place], wide.flatten()[place][:, None], width)[:, None, None, :]
+        signed = torch.where(positive.flatten(0, 1)[place], 1.0, -1.0).to(clean)[:, :, None, None]
+        points = torch.where(inside, (clean + signed * self.ball.rows(row).radii(clean)).clamp_(0, 1), best)
+        changed = (points != best).flatten(1).any(1)
+        points, row, asked = points[changed], row[changed], place[changed]
+        gained = torch.zeros_like(wanted).flatten()
+        margin, hit = self.margin.new_zeros(0), gained[:0]
+        if len(row):
+            margin, hit = self.ask(points, row)
+            gained[asked] = hit | (margin < self.margin[row])
+        gained = gained.view_as(wanted)
+        wins = gained.any(1)
+        first = torch.where(wins, gained.int().argmax(1), many)
+        if self.known is not None:
+            turned_down = wanted & (torch.arange(many, device=first.device) < first[:, None])
+            self.known[active[:, None].expand_as(kind)[turned_down], kind[turned_down]] = True
+        self.next[active] += torch.where(wins, first + 1, valid.sum(1))
+        slot = torch.full_like(wanted, -1, dtype=torch.long).flatten()
+        slot[asked] = torch.arange(len(asked), device=slot.device)
+        chosen = slot.view_as(wanted).gather(1, first.clamp(max=many - 1)[:, None]).squeeze(1)[wins]
+        self.take(points[chosen], active[wins], margin[chosen], hit[chosen])
+        return len(chosen)
 
     def _repaint(self, drawn: Tensor, side: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Set a window to clean + or - radius, one sign per channel; only rows whose answer is not known."""
@@ -251,7 +327,7 @@ def _side(share: float, height: int, width: int, *, odd: bool) -> tuple[int, int
     return min(side, height, width), min(side, height, width)
 
 
-def _window(start: Tensor, length: int, size: int) -> Tensor:
+def _window(start: Tensor, length: int | Tensor, size: int) -> Tensor:
     place = torch.arange(size, device=start.device)
     return (place >= start[:, None]) & (place < start[:, None] + length)
 
