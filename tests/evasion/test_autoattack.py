@@ -22,7 +22,7 @@ def test_budgets_are_the_published_ones() -> None:
         ("apgd", {"objective": "ce", "steps": 100, "restarts": 1}),
         ("apgd", {"objective": "dlr", "steps": 100, "targets": 9}),
         ("fab", {"steps": 100, "targets": 9}),
-        ("square", {"queries": 5000, "rescale": False}),
+        ("square", {"queries": 5000, "rescale": False, "ahead": 16}),
     ]
     sparse = [method.keywords for method in _attacks("standard", "l1")]
     assert (sparse[0]["restarts"], sparse[1]["targets"], sparse[2]["targets"]) == (5, 5, 9)

@@ -65,8 +65,8 @@ def security_curve(
     """Robust accuracy against radius with interval bands, and the certified accuracy where there is one.
 
     `curves` maps a label (an attack, or before and after a defence) to its radii and their estimates; `mark` is the
-    radius that the finding is about; `proven_of` names the model that `certified` is about where that is another one, such
-    as a smoothed copy, which an attack on this model does not contradict. Returns SVG.
+    radius that the finding is about; `proven_of` names the model that `certified` is about where that is another one,
+    such as a smoothed copy, which an attack on this model does not contradict. Returns SVG.
     """
     canvas, axes = _canvas(WIDTH, 3.1)
     labels: list[str] = []
