@@ -57,7 +57,8 @@ def numbers(record: dict[str, Any]) -> str:
     machine, versions = record["machine"], record["versions"]
     lines = [
         f"Fashion-MNIST, ResNet-8; medians on {machine['cores']} shared cores ({machine['processor']}, "
-        f"{machine['threads']} threads, torch {versions['torch']}, {machine['date']}); both sides on the same rows in one process, in turn.",
+        f"{machine['threads']} threads, torch {versions['torch']}, {machine['date']}), both sides "
+        "on the same rows in one process, in turn.",
         "",
         "| work | model | radius | Buckler | fastest peer | ratio | robust accuracy, or median size: Buckler | peer |",
         "|---|---|---|---|---|---|---|---|",

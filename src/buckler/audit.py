@@ -340,7 +340,7 @@ def _failed(job: Job, subject: dict[str, str], error: Exception, seconds: float)
 @contextmanager
 def _watched(
     out: Path, runs: list[tuple[int, str]], todo: list[Job], progress: Callable[[Progress], None]
-) -> Generator[None]:
+) -> Generator[None, None, None]:
     """Report what running trials say of themselves, from whatever process they run in."""
     over = threading.Event()
 

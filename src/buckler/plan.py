@@ -27,7 +27,7 @@ from buckler.threat import NORMS, Ball, Norm
 if sys.version_info >= (3, 11):
     import tomllib
 else:
-    import tomli as tomllib
+    import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 OWN = ("method", "passes", "curve", "rows")
 METHODS = ("through", "attack")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import operator
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -113,7 +113,7 @@ class Meter:
 
 
 @contextmanager
-def metered(*models: nn.Module, tick: Callable[[Meter], None] | None = None) -> Iterator[Meter]:
+def metered(*models: nn.Module, tick: Callable[[Meter], None] | None = None) -> Generator[Meter, None, None]:
     """Count the rows that go forwards and backwards through `models` inside the block; the models stay as they are.
 
     Counting uses a tensor hook on the output, so it is exact beside in-place operations and compiled models; calls
@@ -129,7 +129,7 @@ def metered(*models: nn.Module, tick: Callable[[Meter], None] | None = None) -> 
 
 
 @contextmanager
-def frozen(model: nn.Module) -> Iterator[nn.Module]:
+def frozen(model: nn.Module) -> Generator[nn.Module, None, None]:
     """Evaluation mode with parameters that ask for no gradient, and everything as it was afterwards.
 
     Gradients then flow to inputs only, which costs about a third less than when parameter gradients are built too.

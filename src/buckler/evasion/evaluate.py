@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -141,7 +142,7 @@ def _surrogate(
         return through, 0
     target = subject.model
     oracle = target.narrowed("labels") if isinstance(target, Oracle) else Oracle(target, "labels")
-    more = {"seed": settings.seed} if "seed" in describe(through).knobs else {}
+    more: dict[str, Any] = {"seed": settings.seed} if "seed" in describe(through).knobs else {}
     if not _has_net(through):
         more["net"] = subject.net
     made = through(oracle, _pool(subject, settings.rows).to(_device(subject)), **more)

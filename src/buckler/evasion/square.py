@@ -47,11 +47,12 @@ def square(
 
     `oracle` reveals scores or logits; `x` `(B, C, H, W)`, `(B, C, D)` or `(B, D)` in [0, 1], `y` `(B,)`; `ball` linf,
     l2 or l1. At most `queries` answers per row are paid for, and fewer are asked; `p` is the share of the input that
-    the first squares cover, halved on a schedule made for 10,000 queries, which `rescale` fits to `queries`. `ahead` > 1
-    asks up to that many of a row's next proposals at once (linf), as if each before were turned down, and forgets those
-    after one that is kept: the same search in fewer, larger batches, for those to whom queries are free. A row ends at
-    its first success. Returns `(B, ...)`: an adversarial example where one was found, else the lowest margin met; when
-    the oracle's own budget ends, the best so far. Raises `ValueError` for other shapes, l0, or labels only.
+    the first squares cover, halved on a schedule made for 10,000 queries, which `rescale` fits to `queries`. With
+    `ahead` above 1 up to that many of a row's next proposals are asked at once (linf), as if each before were turned
+    down, and those after one that is kept are forgotten: the same search in fewer, larger batches, for those to whom
+    queries are free. A row ends at its first success. Returns `(B, ...)`: an adversarial example where one was found,
+    else the lowest margin met; when the oracle's own budget ends, the best so far. Raises `ValueError` for other
+    shapes, l0, or labels only.
     """
     if ball.norm == "l0":
         raise ValueError("expected a ball in linf, l2 or l1, got l0: evasion/fmn attacks l0")
