@@ -60,13 +60,14 @@ def numbers(record: dict[str, Any]) -> str:
         f"{machine['threads']} threads, torch {versions['torch']}, {machine['date']}), both sides "
         "on the same rows in one process, in turn.",
         "",
-        "| work | model | radius | Buckler | fastest peer | ratio | robust accuracy, or median size: Buckler | peer |",
-        "|---|---|---|---|---|---|---|---|",
+        "| work | model | radius | rows x rounds | Buckler | fastest peer | ratio "
+        "| robust accuracy, or median size: Buckler | peer |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for section, title in SECTIONS.items():
         for case, one in record.get(section, {}).items():
             lines.append(_row(section, title.format(queries=one.get("queries")), case, one))
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"\n{note}" for note in record.get("notes", []))])
 
 
 def _row(section: str, title: str, case: str, one: dict[str, Any]) -> str:
@@ -78,7 +79,8 @@ def _row(section: str, title: str, case: str, one: dict[str, Any]) -> str:
     key = "robust_accuracy" if radius != "none" else "median_size"
     ratio = peer["seconds"] / own["seconds"]
     return (
-        f"| {work} | {model} | {radius} | {own['seconds']:.3g} s | {name}, {peer['seconds']:.3g} s | {ratio:.2g}x | "
+        f"| {work} | {model} | {radius} | {one['rows']} x {one['rounds']} | "
+        f"{own['seconds']:.3g} s | {name}, {peer['seconds']:.3g} s | {ratio:.2g}x | "
         f"{own[key]:.3g} | {peer[key]:.3g} |"
     )
 
