@@ -41,13 +41,64 @@ def test_bfloat16_keeps_the_ends_in_float32_and_the_answers_close(resnet, monkey
     monkeypatch.setattr(target, "_has_bfloat16", lambda sample: True)
     x = torch.rand(9, 1, 12, 12)
     form = inference_form(resnet, x, "bfloat16")
-    kinds = [m.weight.dtype for m in _called(form) if isinstance(m, nn.Conv2d | nn.Linear)]
+    layers = [getattr(module, "convolution", module) for module in _called(form)]
+    kinds = [layer.weight.dtype for layer in layers if isinstance(layer, nn.Conv2d | nn.Linear)]
     assert kinds[0] == kinds[-1] == torch.float32
     assert set(kinds[1:-1]) == {torch.bfloat16}
     want, got = resnet(x), form(x)
     assert got.dtype == torch.float32
     assert 0 < (got - want).abs().max() <= 0.04 * want.abs().max()
     assert all(p.dtype == torch.float32 for p in resnet.parameters())
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_without_gradients_convolution_addition_and_relu_are_one_operation(resnet, monkeypatch, precision) -> None:
+    monkeypatch.setattr(target, "_has_bfloat16", lambda sample: True)
+    form = inference_form(resnet, torch.rand(8, 1, 12, 12), precision)
+    joined = [module for module in form.modules() if isinstance(module, target._Joined)]
+    assert len(joined) == 7  # the stem, and both convolutions of three blocks
+    x = torch.rand(9, 1, 12, 12)
+    asked: list[int] = []
+    real = target._POINTWISE
+
+    class Counted:
+        def __call__(self, *given: object) -> Tensor:
+            asked.append(1)
+            return real(*given)
+
+        def binary(self, *given: object) -> Tensor:
+            asked.append(2)
+            return real.binary(*given)
+
+    monkeypatch.setattr(target, "_POINTWISE", Counted())
+    with torch.no_grad():
+        quick = form(x)
+    assert sorted(asked) == [1, 1, 1, 1, 2, 2, 2]
+    slow = form(x)
+    assert len(asked) == 7
+    assert slow.requires_grad or not x.requires_grad
+    assert torch.allclose(quick, slow, atol=1e-5 if precision == "float32" else 0.04 * float(slow.abs().max()))
+
+
+def test_layers_that_are_called_twice_or_lead_elsewhere_are_not_joined() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding="same")
+            self.third = nn.Conv2d(4, 4, 3, padding=1)
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.relu(self.second(torch.relu(self.first(x))))
+            x = self.third(torch.relu(self.third(x)))
+            return self.head((x + torch.relu(x)).mean((2, 3)))
+
+    torch.manual_seed(0)
+    model, x = Twice().eval(), torch.rand(5, 1, 8, 8)
+    form = inference_form(model, x)
+    assert [name for name, module in form.named_modules() if isinstance(module, target._Joined)] == ["first"]
+    with torch.no_grad():
+        assert torch.allclose(form(x), model(x), atol=1e-5)
 
 
 def test_bfloat16_is_not_used_where_the_processor_has_none(resnet, monkeypatch) -> None:

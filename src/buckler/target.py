@@ -173,7 +173,8 @@ def inference_form(model: nn.Module, sample: Tensor, precision: Precision = "flo
 def _traced(model: nn.Module, sample: Tensor, *, narrow: bool = False) -> nn.Module | None:
     try:
         graph = _fold(_copied(model)).eval()
-        return _laid_out(_padded(_narrowed(graph) if narrow else graph, sample), sample)
+        form = _laid_out(_padded(_narrowed(graph) if narrow else graph, sample), sample)
+        return _joined(form) if sample.device.type == "cpu" else form
     except Exception:  # fx refuses what it cannot trace with many types of error; the model itself still works
         return None
 
@@ -259,13 +260,16 @@ def _narrowed(graph: fx.GraphModule) -> fx.GraphModule:
     layers = [
         node
         for node in graph.graph.nodes
-        if node.op == "call_module" and isinstance(modules[node.target], nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear)
+        if node.op == "call_module"
+        and isinstance(modules[node.target], nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear | _Joined)
     ]
     if len(layers) < 3 or len({node.target for node in layers}) < len(layers):
         return graph
     for node in layers[1:-1]:
         modules[node.target].to(torch.bfloat16)
     first, last = layers[0], layers[-1]
+    after = next(iter(first.users))
+    first = after if len(first.users) == 1 and _is_relu(after, modules) else first
     with graph.graph.inserting_after(first):
         narrow = graph.graph.call_method("to", (first, torch.bfloat16))
     first.replace_all_uses_with(narrow, delete_user_cb=partial(operator.is_not, narrow))
@@ -274,6 +278,58 @@ def _narrowed(graph: fx.GraphModule) -> fx.GraphModule:
     last.replace_input_with(last.args[0], widen)
     graph.recompile()
     return graph
+
+
+class _Joined(nn.Module):
+    """A convolution, an addition where there is one, and a ReLU in one pass over memory where no gradient is asked."""
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.convolution = convolution
+
+    def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+        layer = self.convolution
+        if torch.is_grad_enabled() or x.dtype != layer.weight.dtype:
+            out = layer(x)
+            return torch.relu(out if other is None else out + other)
+        how = (layer.padding, layer.stride, layer.dilation, layer.groups)
+        if other is None:
+            return _POINTWISE(x, layer.weight, layer.bias, *how, "relu", [], "")
+        return _POINTWISE.binary(x, other, layer.weight, layer.bias, *how, "add", None, "relu", [], "")
+
+
+_POINTWISE = torch.ops.mkldnn._convolution_pointwise
+"""What torch's own compiler calls; if it is not there or changes, the form is found out by its answers."""
+
+
+def _joined(graph: fx.GraphModule) -> fx.GraphModule:
+    """Every convolution whose answer only meets a ReLU, or an addition and then a ReLU, becomes a `_Joined`."""
+    modules = dict(graph.named_modules())
+    for node in list(graph.graph.nodes):
+        layer = modules.get(node.target) if node.op == "call_module" else None
+        if not isinstance(layer, nn.Conv2d) or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+            continue
+        after, other = next(iter(node.users), None), None
+        if after is not None and after.target in (operator.add, torch.add) and len(after.all_input_nodes) == 2:
+            other = next(source for source in after.all_input_nodes if source is not node)
+            after = next(iter(after.users), None) if len(after.users) == 1 and len(after.args) == 2 else None
+        once = sum(1 for call in graph.graph.nodes if call.target == node.target) == 1
+        if len(node.users) != 1 or not once or after is None or not _is_relu(after, modules):
+            continue
+        parent, _, name = node.target.rpartition(".")
+        setattr(graph.get_submodule(parent), name, _Joined(layer))
+        with graph.graph.inserting_before(after):
+            joined = graph.graph.call_module(node.target, (node.args[0],) if other is None else (node.args[0], other))
+        after.replace_all_uses_with(joined)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph
+
+
+def _is_relu(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    if node.op == "call_module":
+        return isinstance(modules.get(str(node.target)), nn.ReLU)
+    return node.target in ("relu", torch.relu, nn.functional.relu)
 
 
 def _fold(model: nn.Module) -> fx.GraphModule:
