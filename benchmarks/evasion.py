@@ -117,10 +117,10 @@ def network(kind: str, device: torch.device) -> nn.Module:
         x, y = fashion_mnist(True)
         loss = {} if kind == "standard" else {"loss": partial(madry, ball=Ball("linf", 0.1), steps=2, step=0.75)}
         torch.manual_seed(0)
-        model = untrained(big).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        model = untrained(big).to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         data = (images(x, device), y)
         tick = partial(progress, kind)
-        fit(model, data, epochs=5, batch=256, rate=0.2, device=device, tick=tick, **loss)
+        fit(model, data, epochs=5, batch=256, rate=0.2, tick=tick, **loss)
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, path)
     model = untrained(big)

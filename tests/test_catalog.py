@@ -67,8 +67,9 @@ def test_every_kind_is_read_from_kinds() -> None:
 
 
 def test_an_area_is_listed_alone() -> None:
-    assert cards("evasion") == cards()
-    with pytest.raises(UnknownMethod, match="expected an area out of evasion"):
+    assert {found.area for found in cards("evasion")} == {"evasion"}
+    assert [found for area in ("evasion", "poisoning") for found in cards(area)] == cards()
+    with pytest.raises(UnknownMethod, match="expected an area out of evasion, poisoning"):
         cards("poisning")
 
 

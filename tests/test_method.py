@@ -43,7 +43,7 @@ def strange(model: int, x: Tensor, y: Tensor, *, ball: Ball) -> Perturbed:
 def test_what_fits_no_kind_is_refused_with_a_sentence() -> None:
     with pytest.raises(ValueError, match="return annotation"):
         describe(untyped)
-    with pytest.raises(ValueError, match=r"nn\.Module, ScoreOracle or LabelOracle"):
+    with pytest.raises(ValueError, match=r"nn\.Module, Rows, ScoreOracle or LabelOracle"):
         describe(strange)
     with pytest.raises(ValueError, match="unknown parameter 'stepps'"):
         describe(partial(pgd, stepps=3))

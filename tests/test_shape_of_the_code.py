@@ -30,7 +30,7 @@ MAY_REACH_OUT = {"data", "endpoint"}
 LAYERS = (
     {"__init__"},
     {"threat", "stats", "dice", "catalog"},
-    {"target", "data", "nets", "endpoint", "flags"},
+    {"target", "data", "nets", "augment", "endpoint", "flags"},
     {"kinds", "train", "trial"},
     {"method", "combine", "contract", "findings"},
     {"imported"},
@@ -38,7 +38,7 @@ LAYERS = (
     {"report"},
     {"AREA"},
     {"plan"},
-    {"prints"},
+    {"prints", "runs"},
     {"audit"},
     {"console"},
     {"cli"},

@@ -13,7 +13,6 @@ import shlex
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, replace
@@ -35,18 +34,12 @@ from buckler.method import describe
 from buckler.plan import Job
 from buckler.prints import fingerprints
 from buckler.report.render import render
+from buckler.runs import BadRun, begin, finished, read
 from buckler.subject import Subject, from_spec
 from buckler.threat import Threat
-from buckler.trial import Cost, DamagedTrial, Trial, identity, load, save, versions
+from buckler.trial import Cost, Trial, identity, load, save, versions
 
 Engine = Literal["inline", "loky", "ray", "dask"]
-SCHEMA = "buckler/run/1"
-TABLES = dict.fromkeys(("spec", "content", "limits", "subject"), dict)
-FIELDS: dict[str, Any] = {"plan": str, "gate": str, "seed": int, "rows": int | None, "trials": list, **TABLES}
-
-
-class BadRun(ValueError):
-    """A run that cannot be started or continued, in one sentence."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +86,8 @@ def audit(
     more = {"limits": _limits(subject), "gate": gate or subject.gate, "severity": dict(subject.severity)}
     prints = fingerprints(todo, subject, identity)
     request |= {"subject": identity}
-    run = _open(out, {**request, **more, "content": chosen.model_dump(mode="json"), "trials": prints})
-    kept = _kept(out, prints)
+    run = begin(out, {**request, **more, "content": chosen.model_dump(mode="json"), "trials": prints})
+    kept = finished(out, prints)
     for index in kept:
         progress(Progress("kept", index, len(todo), todo[index].path, 1.0))
     runs, left = _within([i for i in range(len(todo)) if i not in kept], todo, subject, budget, began)
@@ -111,9 +104,9 @@ def audit(
 
 def rejudge(out: Path) -> Report:
     """The report of a finished or unfinished run, made again from its trials; the subject is not needed."""
-    run = _read(out)
+    run = read(out)
     todo = plans.jobs(plans.valid(run["content"], "run.json"), run["limits"], seed=run["seed"], rows=run["rows"])
-    return _rendered(_report(run, todo, _kept(out, run["trials"], failed=True), ()), out)
+    return _rendered(_report(run, todo, finished(out, run["trials"], failed=True), ()), out)
 
 
 def _rendered(report: Report, out: Path) -> Report:
@@ -162,70 +155,6 @@ def contract(subject: Subject, rows: int) -> tuple[Any, ...]:
     return checks
 
 
-def _open(out: Path, request: dict[str, Any]) -> dict[str, Any]:
-    """Write `run.json`, or check that the run already there is of the same subject."""
-    path = out / "run.json"
-    record = {"schema": SCHEMA, **request}
-    if path.exists():
-        before = _read(out)
-        same = all(before[key] == record[key] for key in ("rows", "content"))
-        data = "the test data" if same else "the test data, or how many rows of it are used (--rows, --plan),"
-        changed = [
-            {"model": "the weights", "data": data}.get(key, "the subject")
-            for key, value in request["subject"].items()
-            if before["subject"].get(key) != value
-        ]
-        if changed:
-            raise BadRun(
-                f"{' and '.join(changed)} changed since the run in {out} began: "
-                "results would be mixed, so name another folder with --out, or delete this one"
-            )
-    try:
-        (out / "trials").mkdir(parents=True, exist_ok=True)
-        beside = out / f".run.{uuid.uuid4().hex[:8]}"
-        beside.write_text(json.dumps(record, indent=1), "utf8")
-        beside.replace(path)
-    except OSError as error:
-        raise BadRun(f"cannot write to the run folder {out}: {error.strerror or error}") from None
-    return record
-
-
-def _read(out: Path) -> dict[str, Any]:
-    try:
-        run = json.loads((out / "run.json").read_text("utf8"))
-        wrong = [key for key, kind in FIELDS.items() if not isinstance(run.get(key), kind)]
-    except (FileNotFoundError, NotADirectoryError):
-        raise BadRun(f"expected a run folder with a run.json, got {out}") from None
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise BadRun(f"{out}/run.json is not readable ({error}): name another folder with --out") from None
-    if run.get("schema") != SCHEMA or wrong:
-        got = f"one without a sound {wrong[0]}" if wrong else f"{run['schema']!r}"
-        raise BadRun(f"{out}/run.json: expected schema {SCHEMA}, got {got}: name another folder with --out")
-    return run
-
-
-def _kept(out: Path, prints: list[str], *, failed: bool = False) -> dict[int, Trial]:
-    """The trials that are on disk and sound. One that is damaged, or another than its folder says, is set aside.
-
-    A `failed` trial is left out where the audit goes on, so that it is run again; a report tells of it.
-    """
-    kept: dict[int, Trial] = {}
-    for index, print_ in enumerate(prints):
-        folder = out / "trials" / print_
-        if not folder.is_dir():
-            continue
-        try:
-            trial = load(folder)
-            if trial.fingerprint != print_:
-                raise DamagedTrial(f"{folder.name}: holds the trial {trial.fingerprint}")
-        except DamagedTrial:
-            folder.rename(folder.with_name(f"{print_}.damaged-{uuid.uuid4().hex[:6]}"))
-            continue
-        if failed or trial.status != "failed":
-            kept[index] = trial
-    return kept
-
-
 def _within(
     missing: list[int], todo: list[Job], subject: Subject, budget: float | None, began: float
 ) -> tuple[list[int], list[int]]:
@@ -244,11 +173,18 @@ def _within(
     room = budget - (time.monotonic() - began)
     runs: list[int] = []
     for index in missing:
-        cost = todo[index].passes * todo[index].asked["rows"] * per_pass
+        cost = todo[index].passes * _per_row(todo[index], subject) * per_pass
         if cost <= room:
             runs.append(index)
             room -= cost
     return runs, [index for index in missing if index not in runs]
+
+
+def _per_row(job: Job, subject: Subject) -> int:
+    """How many rows a trial's passes are counted over: those it attacks, or those it trains on."""
+    if "ball" in job.asked or subject.train is None:
+        return job.asked["rows"]
+    return min(count(subject.train), job.asked.get("train_rows", count(subject.train)))
 
 
 def _fan_out(
@@ -327,7 +263,7 @@ def _failed(job: Job, subject: dict[str, str], error: Exception, seconds: float)
         method=job.path,
         kind=described.kind,
         params={**described.params, **{key: str(value) for key, value in job.asked.items() if not callable(value)}},
-        threat=Threat(described.holds, "input", str(job.asked["ball"]), "any wrong label", described.tags),
+        threat=Threat(described.holds, *job.aim, described.tags),
         subject=subject,
         seed=job.asked["seed"],
         status="failed",
@@ -372,7 +308,7 @@ def _report(run: dict[str, Any], todo: list[Job], kept: dict[int, Trial], checks
         for area in dict.fromkeys(job.area for job in todo)
     ]
     left = [
-        NotMeasured(f"{job.path} at {job.asked['ball']}", "it did not fit the budget, or the run was stopped before it")
+        NotMeasured(job.named, "it did not fit the budget, or the run was stopped before it")
         for index, job in enumerate(todo)
         if index not in kept
     ]

@@ -155,7 +155,7 @@ def _knobs(function: ast.FunctionDef) -> Iterator[Knob]:
 
 def _sees(annotation: str) -> str:
     held = annotation.rpartition(".")[2]
-    return {"Module": "model", "Oracle": "scores"}.get(held, f"{held.removesuffix('Oracle').lower()}s")
+    return {"Module": "model", "Rows": "data", "Oracle": "scores"}.get(held, f"{held.removesuffix('Oracle').lower()}s")
 
 
 def _written(annotation: ast.expr | None) -> str:

@@ -225,9 +225,10 @@ def run(
         _free(out)
     evaluate = import_module(f"buckler.{path.partition('/')[0]}.evaluate").evaluate
     # a limit stays text here: a bare norm is a limit too, at the reference radius
-    kinds = {**hints(evaluate), **hints(method), "ball": str}
+    limit = "ball" if "ball" in hints(evaluate) else "share"
+    kinds = {**hints(evaluate), **hints(method), limit: str}
     values = read(context.args, {name: kind for name, kind in kinds.items() if name != "tick"})
-    if "ball" not in values:
+    if limit == "ball" and "ball" not in values:
         raise ValueError(f"expected a limit for {path}, got none: add --ball linf:8/255, or --ball linf")
     how = console.chosen(display.value)
     spec, _ = _spec(subject, demo)

@@ -13,7 +13,8 @@ import os
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias, cast
 
@@ -35,6 +36,48 @@ SHA256 = {
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
 """Of the files' content, so that it does not matter who compressed them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Poisoned:
+    """Training rows that an adversary has touched, and what only the adversary and the evaluator know of them.
+
+    A defence is given `seen`, which holds nothing else. `x` `(N, C, H, W)` and `y` `(N,)` are what a trainer gets;
+    `rows` `(N,)` is true where a row was touched, `covers` `(N,)` where a touched row keeps its true label on purpose;
+    `original` `(N,)` are the labels before. `trigger` changes test inputs `(B, C, H, W)` in [0, 1], and `wanted` gives
+    the label that the adversary wants for inputs with true labels `(B,)`; without a trigger, `prey` are inputs and the
+    labels wanted for them, and with neither the adversary wants the model to be wrong. `survives` says whether the
+    trigger outlives flips and crops.
+    """
+
+    x: Tensor
+    y: Tensor
+    rows: Tensor
+    original: Tensor
+    trigger: Callable[[Tensor], Tensor] | None = None
+    wanted: Callable[[Tensor], Tensor] | None = None
+    prey: Rows | None = None
+    covers: Tensor | None = None
+    survives: bool = True
+
+    @property
+    def seen(self) -> Rows:
+        """What a trainer and a defence are given."""
+        return self.x, self.y
+
+    @property
+    def poison(self) -> Tensor:
+        """The rows that teach what the adversary wants, covers aside: `(N,)`."""
+        return self.rows if self.covers is None else self.rows & ~self.covers
+
+    @property
+    def class_rate(self) -> float:
+        """The share of poisoned rows in the label that holds most of them, as the trainer sees labels."""
+        if not bool(self.poison.any()):
+            return 0.0
+        many = torch.bincount(self.y[self.poison])
+        label = int(many.argmax())
+        return int(many[label]) / int((self.y == label).sum())
 
 
 class BadRow(ValueError):
@@ -71,6 +114,16 @@ def as_tensors(data: Data, rows: int | Sequence[int] | Tensor | None = None) -> 
     if not parts:
         raise ValueError("expected at least one row of data, got none")
     return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
+
+
+def raw(data: Data, rows: int | Sequence[int] | Tensor | None = None) -> Rows:
+    """`x` `(N, ...)` as uint8 where it is, else float32 in [0, 1], and `y` `(N,)` int64: checked, in memory, a copy."""
+    if not (isinstance(data, tuple) and data[0].dtype == torch.uint8):
+        return as_tensors(data, rows)
+    index = torch.arange(count(data))[:rows] if rows is None or isinstance(rows, int) else torch.as_tensor(rows)
+    if len(index) == 0:
+        raise ValueError("expected at least one row of data, got none")
+    return data[0][index], _labels(data[1][index], index.tolist())
 
 
 def split(data: Data, share: float, *, seed: int = 0) -> tuple[Data, Data]:

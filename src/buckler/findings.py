@@ -36,6 +36,7 @@ Cell = tuple[Stage, Property]
 Outcome = Literal["pass", "fail", "error", "not measured"]
 EXIT_CODES: Mapping[Outcome, int] = {"pass": 0, "fail": 1, "error": 2, "not measured": 3}
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
+_TABLE = re.compile(r"[a-z0-9][a-z0-9-]*\.csv")
 
 
 @total_ordering
@@ -219,10 +220,15 @@ class Finding:
     """Fingerprints of the trials it rests on."""
     reproduce: str = ""
     """The command that repeats the measurement."""
+    tables: dict[str, str] = field(default_factory=dict[str, str])
+    """Files that are written beside the report, `name.csv` to text."""
 
     def __post_init__(self) -> None:
         if not _ID.fullmatch(self.id):
             raise ValueError(f"expected a finding id of letters, digits and . _ / -, got {self.id!r}")
+        for name in self.tables:
+            if not _TABLE.fullmatch(name):
+                raise ValueError(f"finding {self.id}: expected a table's name such as suspects.csv, got {name!r}")
         if self.state not in STATES:
             raise ValueError(f"finding {self.id}: expected a state out of {', '.join(STATES)}, got {self.state!r}")
         if self.state != "found" and self.severity is not Severity.info:

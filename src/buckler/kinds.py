@@ -6,12 +6,15 @@ annotation, one of the names below, says what kind it is; `catalog.card` reads b
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor, nn
 
+from buckler.data import Poisoned, Rows
 from buckler.target import Oracle
-from buckler.threat import Ball, Norm
+from buckler.threat import Ball, Norm, Share
 
 Perturbed: TypeAlias = Tensor
 """Inputs `(B, ...)` in [0, 1], one for every row; a row for which nothing was found may be anything legal."""
@@ -24,6 +27,9 @@ Defended: TypeAlias = nn.Module
 Copy: TypeAlias = nn.Module
 """A model made from another's answers."""
 
+Repaired: TypeAlias = nn.Module
+"""A copy of the given model from which a backdoor was to be removed."""
+
 ABSTAIN = -1
 
 
@@ -34,6 +40,69 @@ class Certificate(NamedTuple):
     label: Tensor
     radius: Tensor
     norm: Norm = "l2"
+
+
+class Suspicion(NamedTuple):
+    """How suspicious every training row is: `score` `(N,)`, higher is worse, and the rows that are `flagged` `(N,)`."""
+
+    score: Tensor
+    flagged: Tensor
+
+
+class Anomaly(NamedTuple):
+    """How anomalous every class of a model is: `score` `(K,)`, and the classes `flagged` `(K,)` as backdoored.
+
+    `mask` `(K, 1, H, W)` and `pattern` `(K, C, H, W)` are the triggers recovered, where there are any.
+    """
+
+    score: Tensor
+    flagged: Tensor
+    mask: Tensor | None = None
+    pattern: Tensor | None = None
+
+
+class Cultivated(NamedTuple):
+    """A model trained from data that cannot be trusted, and what was learnt of the rows.
+
+    `suspicion` is what the method thought of every row, if it did; `dynamics` are named records `(epochs, N)` of what
+    training saw of every row.
+    """
+
+    model: nn.Module
+    suspicion: Suspicion | None = None
+    dynamics: Mapping[str, Tensor] = MappingProxyType({})
+
+
+class Implanted(NamedTuple):
+    """A model with a backdoor put in by whoever trained it: the `trigger` changes inputs, `wanted` maps true labels."""
+
+    model: nn.Module
+    trigger: Callable[[Tensor], Tensor]
+    wanted: Callable[[Tensor], Tensor]
+
+
+class Poison(Protocol):
+    def __call__(self, data: Rows, /, *, share: Share) -> Poisoned: ...
+
+
+class Implant(Protocol):
+    def __call__(self, model: nn.Module, data: Rows, /) -> Implanted: ...
+
+
+class Sift(Protocol):
+    def __call__(self, model: nn.Module, data: Rows, /) -> Suspicion: ...
+
+
+class Inspect(Protocol):
+    def __call__(self, model: nn.Module, clean: Rows, /) -> Anomaly: ...
+
+
+class Repair(Protocol):
+    def __call__(self, model: nn.Module, clean: Rows, /) -> Repaired: ...
+
+
+class Cultivate(Protocol):
+    def __call__(self, data: Rows, /, *, net: Callable[[], nn.Module]) -> Cultivated: ...
 
 
 class Evade(Protocol):
@@ -79,4 +148,10 @@ KINDS = {
     "Defended": "guard",
     "Readings": "probe",
     "Copy": "extract",
+    "Poisoned": "poison",
+    "Implanted": "implant",
+    "Suspicion": "sift",
+    "Anomaly": "inspect",
+    "Repaired": "repair",
+    "Cultivated": "cultivate",
 }

@@ -15,12 +15,13 @@ from typing import Any, Literal, cast
 
 from torch import Tensor, nn
 
+from buckler.data import Rows
 from buckler.kinds import KINDS
 from buckler.target import Oracle
-from buckler.threat import Ball, pinned
+from buckler.threat import Ball, Share, pinned
 
 Method = Callable[..., Any]
-Holds = Literal["model", "labels", "scores", "logits", "features"]
+Holds = Literal["model", "data", "labels", "scores", "logits", "features"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Described:
     path: str
     kind: str
     holds: Holds
-    """`model`, or what the oracle that it asks for must reveal."""
+    """`model`, `data`, or what the oracle that it asks for must reveal."""
     params: dict[str, object]
     """Every keyword-only parameter with its value as JSON holds it; one that must still be given is absent."""
     knobs: tuple[str, ...]
@@ -64,6 +65,8 @@ def describe(method: Method) -> Described:
 
 def held(holds: Holds, target: nn.Module | Oracle, budget: int | None = None) -> nn.Module | Oracle:
     """What a method that holds `holds` may have of `target`; a `ValueError` if the target does not reveal as much."""
+    if holds == "data":
+        raise ValueError("works on training data, and a model was given")
     if holds == "model":
         if isinstance(target, Oracle):
             raise ValueError("needs the model itself, and only its answers can be had")
@@ -91,7 +94,7 @@ def plain(value: object) -> object:
             if bound
             else _path(function)
         )
-    return str(value) if isinstance(value, Ball) else type(value).__name__
+    return str(value) if isinstance(value, Ball | Share) else type(value).__name__
 
 
 def _unwrap(method: Method) -> tuple[Callable[..., Any], Mapping[str, object]]:
@@ -115,8 +118,10 @@ def _holds(path: str, function: Callable[..., Any], first: str) -> Holds:
     hint = typing.get_type_hints(function, include_extras=True).get(first)
     if hint is nn.Module:
         return "model"
+    if hint == Rows:
+        return "data"
     if typing.get_origin(hint) is typing.Annotated and typing.get_args(hint)[0] is Oracle:
         return typing.get_args(hint)[1]
     raise ValueError(
-        f"{path}: expected the first parameter annotated nn.Module, ScoreOracle or LabelOracle, got {hint}"
+        f"{path}: expected the first parameter annotated nn.Module, Rows, ScoreOracle or LabelOracle, got {hint}"
     )

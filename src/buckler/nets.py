@@ -46,15 +46,23 @@ class ResidualBlock(nn.Module):
 class ResNet(nn.Module):
     """A residual network for small images: `blocks` per stage, `width` doubled at each stage after the first.
 
-    The default is ResNet-8 of width 16 (78,000 parameters); `blocks=(2, 2, 2, 2), width=64` is ResNet-18 as used on
-    CIFAR-10.
+    `stride` is that of the first convolution. The default is ResNet-8 of width 16 (78,000 parameters);
+    `blocks=(2, 2, 2, 2), width=64` is ResNet-18 as used on CIFAR-10.
     """
 
     def __init__(
-        self, *, channels: int = 1, classes: int = 10, width: int = 16, blocks: tuple[int, ...] = (1, 1, 1)
+        self,
+        *,
+        channels: int = 1,
+        classes: int = 10,
+        width: int = 16,
+        blocks: tuple[int, ...] = (1, 1, 1),
+        stride: int = 1,
     ) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+        self.stem = nn.Sequential(
+            nn.Conv2d(channels, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+        )
         layers: list[nn.Module] = []
         inner = width
         for stage, count in enumerate(blocks):

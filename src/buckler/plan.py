@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from buckler.catalog import find
 from buckler.flags import fits, hints, named
 from buckler.method import Method, describe, plain
-from buckler.threat import NORMS, Ball, Norm
+from buckler.threat import NORMS, Ball, Norm, Share
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -45,7 +45,10 @@ class Row(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
     method: str
-    ball: str
+    ball: str | None = None
+    """How far inputs may be moved, where the area limits that: `linf:0.1`, or a bare `linf`."""
+    share: str | None = None
+    """How many training rows may be touched, where the area limits that: `5%`; none given means the data as it is."""
     rows: int | None = Field(default=None, ge=1, strict=True)
     passes: float = Field(default=100, gt=0)
     """Forward and backward passes per row, about: what the budget is planned with."""
@@ -78,6 +81,19 @@ class Job:
     @property
     def area(self) -> str:
         return self.path.partition("/")[0]
+
+    @property
+    def aim(self) -> tuple[str, str, str]:
+        """What the adversary changes, within which limit, and what for."""
+        if "ball" in self.asked:
+            return "input", str(self.asked["ball"]), "any wrong label"
+        return "training data", str(self.asked.get("share", "as it is")), "the label of its choice"
+
+    @property
+    def named(self) -> str:
+        """The method and its limit, as a reader is told of it."""
+        limit = self.asked.get("ball") or self.asked.get("share")
+        return self.path if limit is None else f"{self.path} at {limit}"
 
 
 def read(name: str | Path) -> Plan:
@@ -136,33 +152,49 @@ def _job(row: Row, index: int, plan: Plan, limits: Mapping[str, float], seed: in
     area = row.method.partition("/")[0]
     evaluate = import_module(f"buckler.{area}.evaluate").evaluate
     asks = set(inspect.signature(evaluate).parameters)
-    ball = _ball(row.ball, limits, where)
-    asked: dict[str, Any] = {"ball": ball, "rows": rows or row.rows or plan.rows, "seed": seed}
+    asked: dict[str, Any] = {"rows": rows or row.rows or plan.rows, "seed": seed, **_limit(row, asks, limits, where)}
     knobs: dict[str, Any] = {}
     for key, value in (row.model_extra or {}).items():
-        if key in asks and key not in ("ball", "seed", "subject", "method", "tick"):
+        if key in asks and key not in ("seed", "subject", "method", "tick"):
             asked[key] = _method(value, key, where) if key in METHODS else _sound(key, value, hints(evaluate), where)
-        elif key in described.knobs and key not in ("ball", "seed"):
+        elif key in described.knobs and key not in ("ball", "share", "seed"):
             knobs[key] = _sound(key, value, hints(find(row.method)), where, described.params.get(key))
         else:
-            known = ", ".join(sorted((set(described.knobs) | asks | set(OWN)) - {"subject", "tick"}))
+            known = ", ".join(sorted((set(described.knobs) | asks | set(OWN)) - {"subject", "tick", "seed"}))
             raise BadPlan(f"{where}: unknown key {key!r}, expected one of {known}")
     if row.curve:
-        radius = float(ball.radius)
+        if "ball" not in asked:
+            raise BadPlan(f"{where}: a curve is over radii, and this area has none: remove curve")
+        radius = float(asked["ball"].radius)
         if not math.isfinite(radius):
-            raise BadPlan(f"{where}: a curve needs a finite radius, got {ball}")
+            raise BadPlan(f"{where}: a curve needs a finite radius, got {asked['ball']}")
         asked["radii"] = tuple(share * radius for share in sorted(plan.grid))
     configured = partial(method, **knobs) if knobs else method
     return Job(configured, row.method, asked, row.passes)
 
 
+def _limit(row: Row, asks: set[str], limits: Mapping[str, float], where: str) -> dict[str, Any]:
+    """The limit that the area knows, as its `evaluate` takes it; one that it does not know is refused."""
+    for name, given in (("ball", row.ball), ("share", row.share)):
+        if given is not None and name not in asks:
+            raise BadPlan(f"{where}: unknown key {name!r}, expected {'share' if name == 'ball' else 'ball'}")
+    if "ball" in asks:
+        if row.ball is None:
+            raise BadPlan(f"{where}: ball: expected a limit such as linf:8/255, or a norm such as linf, got nothing")
+        return {"ball": _ball(row.ball, limits, where)}
+    try:
+        return {} if row.share is None else {"share": Share.parse(row.share)}
+    except ValueError as error:
+        raise BadPlan(f"{where}: {error}") from None
+
+
 def _method(path: object, key: str, where: str) -> Method:
-    """A surrogate's maker, or the attack that judges a defence, by its path."""
-    kind = {"through": "extract", "attack": "evade"}[key]
+    """A surrogate's maker, or the attack that a defence is judged with, by its path."""
+    kinds = {"through": ("extract",), "attack": ("evade", "poison")}[key]
     try:
         found = find(str(path))
-        if describe(found).kind != kind:
-            raise ValueError(f"expected a method of the kind {kind}, got {path}, of {describe(found).kind}")
+        if describe(found).kind not in kinds:
+            raise ValueError(f"expected a method of the kind {kinds[0]}, got {path}, of {describe(found).kind}")
     except (ValueError, LookupError) as error:
         raise BadPlan(f"{where}, {key}: {error}") from None
     return found

@@ -19,7 +19,7 @@ from buckler.trial import fingerprint, fingerprint_model, fingerprint_tensors
 
 def fingerprints(todo: list[Job], subject: Subject, identity: dict[str, str]) -> list[str]:
     """What identifies each trial: its method and knobs, what was asked, the subject, and the code that it runs on."""
-    learns = [describe(job.method).kind == "loss" or "through" in job.asked for job in todo]
+    learns = ["ball" not in job.asked or describe(job.method).kind == "loss" or "through" in job.asked for job in todo]
     train = subject.test if subject.train is None else subject.train
     lessons = _lessons(batches(train, 1024), subject.net) if any(learns) else ""
     return [_fingerprint(job, identity, lessons if own else "") for job, own in zip(todo, learns, strict=True)]

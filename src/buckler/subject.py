@@ -347,8 +347,8 @@ def _recipe(
     data: Data, *, net: Callable[[], nn.Module], epochs: float, batch: int, rate: float, tick: Tick | None = None
 ) -> nn.Module:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = _seeded(net).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    model = train.fit(model, data, epochs=epochs, batch=batch, rate=rate, device=device, seed=0, tick=tick)
+    model = _seeded(net).to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    model = train.fit(model, data, epochs=epochs, batch=batch, rate=rate, seed=0, tick=tick)
     return model.to("cpu").to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
 
 

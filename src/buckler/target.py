@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import operator
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -174,7 +174,7 @@ def _traced(model: nn.Module, sample: Tensor, *, narrow: bool = False) -> nn.Mod
     try:
         graph = _fold(_copied(model)).eval()
         form = _laid_out(_padded(_narrowed(graph) if narrow else graph, sample), sample)
-        return _joined(form) if sample.device.type == "cpu" else form
+        return _joined(form) if sample.device.type == "cpu" and isinstance(form, fx.GraphModule) else form
     except Exception:  # fx refuses what it cannot trace with many types of error; the model itself still works
         return None
 
@@ -326,7 +326,7 @@ def _joined(graph: fx.GraphModule) -> fx.GraphModule:
     return graph
 
 
-def _is_relu(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+def _is_relu(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
     if node.op == "call_module":
         return isinstance(modules.get(str(node.target)), nn.ReLU)
     return node.target in ("relu", torch.relu, nn.functional.relu)

@@ -111,6 +111,34 @@ class Ball:
         return inside & (size <= radius + slack)
 
 
+@dataclass(frozen=True)
+class Share:
+    """A share of the training rows that an adversary may touch: a rate above 0 and at most 1."""
+
+    rate: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate <= 1:
+            raise ValueError(f"expected a share above 0 and at most 1, got {self.rate}")
+
+    @classmethod
+    def parse(cls, text: str) -> Share:
+        """Read a percentage, a decimal or a fraction: `5%`, `0.05`, `1/20`."""
+        number = text.replace(" ", "")
+        try:
+            rate = float(Fraction(number.removesuffix("%"))) / (100 if number.endswith("%") else 1)
+        except (ValueError, ZeroDivisionError, OverflowError):
+            raise ValueError(f"expected a share such as 5% or 0.05, got {text!r}") from None
+        return cls(rate)
+
+    def __str__(self) -> str:
+        return f"{100 * self.rate:.6g}%"
+
+    def of(self, many: int) -> int:
+        """How many of `many` rows this is: at least one."""
+        return max(1, round(self.rate * many))
+
+
 def _project_l1(delta: Tensor, radii: Tensor) -> Tensor:
     """Duchi et al. (ICML 2008): soft-threshold every row so that its l1 norm is at most its radius."""
     flat = delta.flatten(1)

@@ -30,23 +30,26 @@ def fit(
     loss: LossPerRow = cross_entropy,
     epochs: float = 10,
     batch: int = 128,
-    rate: float = 0.1,
+    rate: float | Callable[[float], float] = 0.1,
     decay: float = 5e-4,
+    optimizer: Literal["sgd", "adam"] = "sgd",
     augment: Callable[[Tensor], Tensor] | None = None,
-    device: torch.device | str | None = None,
     precision: Literal["float32", "bfloat16"] = "float32",
     seed: int = 0,
     tick: Callable[[float, float], None] | None = None,
 ) -> nn.Module:
-    """Train `model` in place by SGD with Nesterov momentum and a triangular learning rate; return it, evaluating.
+    """Train `model` in place, where it is, by SGD with Nesterov momentum (or Adam); return it, evaluating.
 
     `data` is tensors `(x, y)`, `x` `(N, ...)` as float in [0, 1] or uint8, or a `Dataset` of rows, which is streamed.
-    `loss` gives one loss per row. `rate` is the peak of the schedule: it rises for the first fifth and falls to zero. A
-    fraction of an epoch is allowed. `augment` changes a batch `(B, ...)` on the device. `tick(done, mean_loss)` is told
+    `loss` gives one loss per row; it is called with the model in training mode, and with row numbers as `y` it can look
+    up whatever belongs to a row. `rate` is the peak of a schedule that rises for the first fifth and falls to zero, or
+    a function of the share of training done, such as `constant(1e-4)` or `cosine(0.01)`. A fraction of an epoch is
+    allowed. `augment` changes a batch `(B, ...)` on the device. `tick(done, mean_loss)` is told
     the share of training done after each step. The global random state is forked, so `seed` alone decides the draws
     (on one machine and thread count). A loss that is not finite raises a `ValueError`.
     """
-    where = torch.device(device) if device is not None else next(model.parameters()).device
+    where = next(model.parameters()).device
+    plan = rate if callable(rate) else triangle(rate)
     many = len(data[0]) if isinstance(data, tuple) else len(data)  # pyright: ignore[reportArgumentType]
     if many == 0:
         raise ValueError("expected at least one row to train on, got none")
@@ -54,10 +57,14 @@ def fit(
     total = max(1, round(epochs * per_epoch))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = model.to(where).train()
+        model = model.train()
         wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.SGD(wanted, rate, momentum=0.9, weight_decay=decay, nesterov=True)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _triangle((step + 1) / (total + 1)))
+        descent = (
+            torch.optim.SGD(wanted, 1.0, momentum=0.9, weight_decay=decay, nesterov=True)
+            if optimizer == "sgd"
+            else torch.optim.Adam(wanted, 1.0, weight_decay=decay)
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(descent, lambda step: plan((step + 1) / (total + 1)))
         done = 0
         while done < total:
             for x, y in _shuffled(data, batch, where):
@@ -65,15 +72,18 @@ def fit(
                 x = x if augment is None else augment(x)
                 with torch.autocast(where.type, torch.bfloat16) if precision == "bfloat16" else nullcontext():
                     value = loss(model, x, y).mean()
-                optimizer.zero_grad(set_to_none=True)
+                descent.zero_grad(set_to_none=True)
                 value.backward()
-                optimizer.step()
+                descent.step()
                 schedule.step()
                 done += 1
                 if done % 32 == 0 or done == total:
                     level = float(value.detach())
                     if not math.isfinite(level):
-                        raise ValueError(f"the loss became {level} at step {done} of {total}: lower the rate ({rate})")
+                        rate_now = plan(done / total)
+                        raise ValueError(
+                            f"the loss became {level} at step {done} of {total}: lower the rate ({rate_now:.3g})"
+                        )
                     if tick is not None:
                         tick(done / total, level)
                 if done == total:
@@ -81,8 +91,28 @@ def fit(
     return model.eval()
 
 
-def _triangle(share: float) -> float:
-    return share / 0.2 if share < 0.2 else (1 - share) / 0.8
+def started(net: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """An untrained network, drawn by `seed` alone; a `ValueError` if `net` does not make one."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model: object = net()
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"expected a function that returns an untrained nn.Module, got {type(model).__name__} from it")
+    return model
+
+
+def triangle(peak: float) -> Callable[[float], float]:
+    """A rate that rises to `peak` over the first fifth of training and then falls to zero."""
+    return lambda done: peak * (done / 0.2 if done < 0.2 else (1 - done) / 0.8)
+
+
+def cosine(start: float) -> Callable[[float], float]:
+    """A rate that falls from `start` to zero along half a cosine (Loshchilov and Hutter, ICLR 2017)."""
+    return lambda done: start * (1 + math.cos(math.pi * done)) / 2
+
+
+def constant(rate: float) -> Callable[[float], float]:
+    return lambda _done: rate
 
 
 def _shuffled(data: Data, batch: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:

@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import shutil
+import sys
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -149,6 +150,18 @@ def identity(name: str, model: nn.Module | Oracle, rows: Iterable[tuple[Tensor, 
     else:
         weights = fingerprint({"reveals": model.reveals, "labels": model.labels(first).tolist()})
     return {"name": name, "model": weights, "data": digest.hexdigest()[:16]}
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most memory the process (or the GPU) has held so far."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def save(trial: Trial, folder: Path) -> None:

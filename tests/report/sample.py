@@ -7,7 +7,8 @@ from functools import cache
 import torch
 
 from buckler.findings import Finding, NotMeasured, Report, Severity, because, rules, severity
-from buckler.report.figures import bars, examples, histogram, security_curve
+from buckler.report.figures import bars, histogram, security_curve
+from buckler.report.tiles import examples
 from buckler.stats import Estimate, difference, median, share
 from buckler.threat import Threat
 from buckler.trial import Check, Cost

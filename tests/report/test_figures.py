@@ -13,7 +13,8 @@ import pytest
 import torch
 from sample import images, rate
 
-from buckler.report.figures import DARK, bars, examples, histogram, security_curve
+from buckler.report.figures import DARK, bars, histogram, security_curve
+from buckler.report.tiles import examples
 
 SVG = "{http://www.w3.org/2000/svg}"
 CURVE = ([0.0, 0.1], [rate(349), rate(47)])

@@ -7,7 +7,6 @@ only for inputs that are finite, in [0, 1] and inside the limit.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
@@ -270,15 +269,3 @@ class Attack:
         room = EXAMPLES - sum(len(example[0]) for example in outcome.examples)
         if room > 0 and len(x):
             outcome.examples.append((row[:room].cpu(), x[:room].cpu(), moved[:room].cpu()))
-
-
-def peak_bytes(device: torch.device) -> int:
-    """The most memory the process (or the GPU) has held so far."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if sys.platform == "win32":
-        return 0
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -99,7 +99,7 @@ def _trained(
         raise TypeError("expected training data")
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
-        first = net()
+        first = net().to(device)
     second = copy.deepcopy(first)
     x, y = as_tensors(subject.train)
     loss = partial(method, ball=settings.ball) if "ball" in described.knobs else method
@@ -108,8 +108,8 @@ def _trained(
         if settings.tick is not None:
             settings.tick(done / 2, 0)
 
-    control = fit(first, (x, y), epochs=settings.epochs, seed=settings.seed, device=device)
-    defended = fit(second, (x, y), loss=loss, epochs=settings.epochs, seed=settings.seed, device=device, tick=tick)
+    control = fit(first, (x, y), epochs=settings.epochs, seed=settings.seed)
+    defended = fit(second, (x, y), loss=loss, epochs=settings.epochs, seed=settings.seed, tick=tick)
     return control, defended
 
 

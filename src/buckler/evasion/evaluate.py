@@ -20,13 +20,13 @@ from buckler import stats
 from buckler.catalog import find
 from buckler.data import as_tensors, batches, count
 from buckler.evasion import _certify, _defences
-from buckler.evasion._attack import VOTES, Attack, Settings, batch_size, peak_bytes
+from buckler.evasion._attack import VOTES, Attack, Settings, batch_size
 from buckler.evasion._trust import answers_at_random, believed, claims, doubts
 from buckler.method import Described, Method, describe
 from buckler.subject import Subject
 from buckler.target import Meter, Oracle, frozen, metered
 from buckler.threat import Ball, Threat
-from buckler.trial import Cost, Trial, identity
+from buckler.trial import Cost, Trial, identity, peak_bytes
 
 POOL, LEAST = 2000, 50
 """How many rows a surrogate learns from at most, and at least."""

@@ -30,7 +30,7 @@ from buckler.evasion._case import (
 )
 from buckler.findings import Figure, Finding, NotMeasured, Rule, Severity, Verdicts, because, severity
 from buckler.method import describe
-from buckler.report import figures
+from buckler.report import figures, tiles
 from buckler.stats import Estimate
 from buckler.trial import Check, Cost, Trial
 
@@ -173,7 +173,7 @@ def _pictures(
         )
     if "example_clean" in strongest.evidence and strongest.evidence["example_clean"].ndim == 4:
         rows = strongest.evidence["example_row"]
-        yield figures.examples(
+        yield tiles.examples(
             strongest.evidence["example_clean"],
             strongest.evidence["example_moved"],
             strongest.evidence["label"][rows],

@@ -1,30 +1,25 @@
 """The pictures of a report, as text that a browser draws: small, sharp, and legible in light and dark.
 
-Charts are drawn by matplotlib through its object interface; image grids are written as SVG around one small PNG per
-tile. Backgrounds are transparent, and a style sheet in each picture swaps the few colours used when the reader's
-screen is dark. The palette keeps apart for colour-blind readers, and lines differ in marker and dash as well. The alt
-text of each picture is made of its data.
+Charts are drawn by matplotlib through its object interface; grids of images are in `tiles`. Backgrounds are
+transparent, and a style sheet in each picture swaps the few colours used when the reader's screen is dark. The palette
+keeps apart for colour-blind readers, and lines differ in marker and dash as well. The alt text of each picture is made
+of its data.
 """
 
 from __future__ import annotations
 
-import base64
 import io
 import math
 import re
-import struct
 import warnings
-import zlib
 from collections.abc import Mapping, Sequence
-from xml.sax.saxutils import escape
 
 import matplotlib
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
 from torch import Tensor
-from torch.nn import functional as F
 
 from buckler.findings import Figure
 from buckler.report._view import interval, is_share, number
@@ -49,7 +44,6 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 DASHES = ("-", "--", "-.", ":")
 FONT = "-apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 'Liberation Sans', system-ui, sans-serif"
 WIDTH = 5.2
-TILE, GAP, LARGEST = 60, 6, 112
 _QUANTILES = (0.02, 0.25, 0.5, 0.75, 0.98)
 
 
@@ -83,7 +77,7 @@ def security_curve(
     axes.set_ylim(-0.02, 1.03)
     axes.set_xlim(left=0)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.set_xlabel(_label(axis), parse_math=False)
+    axes.set_xlabel(shown(axis), parse_math=False)
     axes.set_ylabel("rows answered correctly")
     _legend(axes, labels)
     said = [_curve_in_words(label, curve) for label, curve in curves.items()]
@@ -112,14 +106,14 @@ def bars(estimates: Mapping[str, Estimate], *, axis: str = "rows answered correc
         axes.plot([value], [row], "o", color=SERIES[0], markersize=4.5)
         words = f"{number(estimate)}  ({interval(estimate)})"
         _note(axes, words, (1, row), (8, 0), ("axes fraction", "data"), color=INK, va="center")
-    axes.set_yticks(range(len(estimates)), [_label(label) for label in estimates], parse_math=False, color=INK)
+    axes.set_yticks(range(len(estimates)), [shown(label) for label in estimates], parse_math=False, color=INK)
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     if shares:
         axes.set_xlim(0, 1)
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.set_xlabel(_label(axis), parse_math=False)
+    axes.set_xlabel(shown(axis), parse_math=False)
     said = "; ".join(f"{label} {number(e)} ({interval(e)}, n = {e.n})" for label, e in estimates.items())
     return Figure(
         name,
@@ -141,7 +135,7 @@ def histogram(readings: Mapping[str, Tensor], *, name: str = "readings") -> Figu
     said: list[str] = []
     for index, (label, values) in enumerate(readings.items()):
         axes = _style(canvas.add_subplot(lines, columns, index + 1), "y")
-        axes.set_title(_label(label), fontsize=9, color=INK, loc="left", parse_math=False)
+        axes.set_title(shown(label), fontsize=9, color=INK, loc="left", parse_math=False)
         flat = values.detach().double().flatten().cpu()
         kept = flat[flat.isfinite()]
         if len(kept) == 0:
@@ -177,71 +171,35 @@ def histogram(readings: Mapping[str, Tensor], *, name: str = "readings") -> Figu
     )
 
 
-def examples(
-    clean: Tensor,
-    moved: Tensor,
-    labels: Sequence[int] | Tensor,
-    predictions: Sequence[int] | Tensor,
-    *,
-    names: Sequence[str] | None = None,
-    many: int = 6,
-    name: str = "examples",
-) -> Figure:
-    """Clean inputs, the perturbed ones, and their amplified difference, one column for each of the first `many` rows.
+def dynamics(groups: Mapping[str, Tensor], *, axis: str = "loss", name: str = "dynamics") -> Figure:
+    """What training saw of groups of rows, epoch by epoch: the median of each and the middle half as a band. SVG.
 
-    `clean` and `moved` `(B, C, H, W)` in [0, 1]; one and three channels are shown as they are, other counts as their
-    mean. `names` are the classes. The difference is shown around mid-grey. Returns SVG with one PNG per tile.
+    `groups` maps a label to its record `(rows, epochs)`; what is not finite is left out.
     """
-    if clean.ndim != 4 or clean.shape != moved.shape or len(clean) == 0:
-        raise ValueError(f"expected images (B, C, H, W) twice, got {tuple(clean.shape)} and {tuple(moved.shape)}")
-    count = min(many, len(clean))
-    before, after = _pictures(clean[:count]), _pictures(moved[:count])
-    change = after - before
-    largest = float(change.abs().max())
-    factor = _round_down(0.5 / largest) if largest > 0 else 1.0
-    grid = (before, after, 0.5 + factor * change)
-    heads = ("clean", "perturbed", f"difference \u00d7{factor:g}")
-    words = [
-        (_class(int(label), names), _class(int(answer), names))
-        for label, answer in zip(labels[:count], predictions[:count], strict=True)
-    ]
-    margin, top = 86, 26
-    height, width = top + 3 * (TILE + GAP) + 16, margin + count * (TILE + GAP)
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}">',
-        _style_sheet(),
-        f'<g style="font: 12px {FONT}; fill: {INK}">',
-    ]
-    for line, (head, tiles) in enumerate(zip(heads, grid, strict=True)):
-        y = top + line * (TILE + GAP)
-        parts.append(f'<text x="0" y="{y + TILE / 2 + 4:g}" style="fill: {SOFT}">{head}</text>')
-        for column in range(count):
-            x = margin + column * (TILE + GAP)
-            data = base64.b64encode(_png(_small(tiles[column]))).decode()
-            parts.append(
-                f'<image x="{x}" y="{y}" width="{TILE}" height="{TILE}" href="data:image/png;base64,{data}" '
-                'style="image-rendering: pixelated"/>'
-                f'<rect x="{x}" y="{y}" width="{TILE}" height="{TILE}" style="fill: none; stroke: {GRID}"/>'
-            )
-    for column, (label, answer) in enumerate(words):
-        x = margin + column * (TILE + GAP) + TILE / 2
-        parts.append(f'<text x="{x:g}" y="16" text-anchor="middle">{escape(_label(label, 14))}</text>')
-        mark = SERIES[1] if answer != label else INK
-        parts.append(
-            f'<text x="{x:g}" y="{height - 8}" text-anchor="middle" style="fill: {mark}; font-weight: 600">'
-            f"{escape(_label(answer, 14))}</text>"
-        )
-    parts.append(
-        f'<text x="0" y="16" style="fill: {SOFT}">label</text>'
-        f'<text x="0" y="{height - 8}" style="fill: {SOFT}">answer</text></g></svg>'
-    )
-    said = "; ".join(f"{label} answered as {answer}" for label, answer in words)
+    canvas, axes = _canvas(WIDTH, 2.8)
+    said: list[str] = []
+    labels: list[str] = []
+    quarters = torch.tensor([0.25, 0.5, 0.75])
+    for index, (group, record) in enumerate(groups.items()):
+        values = record.detach().float().cpu()
+        if values.numel() == 0 or not bool(values.isfinite().any()):
+            continue
+        low, middle, high = values.nanquantile(quarters, dim=0)
+        epochs = list(range(1, values.shape[1] + 1))
+        color = SERIES[index % len(SERIES)]
+        axes.fill_between(epochs, low.tolist(), high.tolist(), color=color, alpha=0.16, linewidth=0)
+        axes.plot(epochs, middle.tolist(), color=color, linestyle=DASHES[index % len(DASHES)], linewidth=1.7)
+        labels.append(f"{group} ({len(values)})")
+        said.append(f"{group}, {len(values)} rows: median from {middle[0]:.3g} to {middle[-1]:.3g}")
+    _legend(axes, labels)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(shown(axis), parse_math=False)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return Figure(
         name,
-        f"Inputs before and after the attack, and what was changed, amplified {factor:g} times around grey. "
-        f"The largest change of any element is {largest:.3g} of the range.",
-        f"{count} inputs, each clean, perturbed, and as a difference amplified {factor:g} times: {said}.",
-        svg="".join(parts),
+        f"The {axis} of groups of training rows over the epochs: median, and the middle half as a band.",
+        f"Line chart of {axis} by epoch. {'; '.join(said) or 'Nothing was recorded'}.",
+        svg=_svg(canvas),
     )
 
 
@@ -294,7 +252,7 @@ def _legend(axes: Axes, labels: Sequence[str]) -> None:
     )
     for text, label in zip(legend.get_texts(), labels, strict=True):
         text.set_parse_math(False)
-        text.set_text(_label(label, 28))
+        text.set_text(shown(label, 28))
 
 
 def _canvas(width: float, height: float, grid: str = "y") -> tuple[Canvas, Axes]:
@@ -322,10 +280,10 @@ def _svg(canvas: Canvas) -> str:
         canvas.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = re.sub(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.DOTALL)
     text = re.sub(r"(font(?:-family)?: [^;\"<>]*?)'DejaVu Sans'[^;\"<>]*", lambda found: found[1] + FONT, text)
-    return re.sub(r"<svg [^>]*>", lambda found: found[0] + _style_sheet(), text.strip(), count=1)
+    return re.sub(r"<svg [^>]*>", lambda found: found[0] + style_sheet(), text.strip(), count=1)
 
 
-def _style_sheet() -> str:
+def style_sheet() -> str:
     swaps = "".join(
         f'[style*="fill: {light}"]{{fill:{dark}!important}}[style*="stroke: {light}"]{{stroke:{dark}!important}}'
         for light, dark in DARK.items()
@@ -342,48 +300,11 @@ def _curve_in_words(label: str, curve: Curve) -> str:
     return f"{label}: {points}."
 
 
-def _label(text: str, longest: int = 40) -> str:
+def shown(text: str, longest: int = 40) -> str:
     """Text that is safe in a drawing: no control characters, and not longer than there is room for."""
     plain = "".join(c if c.isprintable() else " " for c in text)
     return plain if len(plain) <= longest else f"{plain[: longest - 1]}\u2026"
 
 
-def _class(index: int, names: Sequence[str] | None) -> str:
-    return names[index] if names is not None and 0 <= index < len(names) else str(index)
-
-
 def _finite(value: float) -> float:
     return value if math.isfinite(value) else 0.0
-
-
-def _round_down(factor: float) -> float:
-    """To one leading digit, so that a reader can hold it in mind: 12.7 becomes 10, 5.6 becomes 5."""
-    power = 10.0 ** math.floor(math.log10(factor))
-    return max(1.0, math.floor(factor / power) * power)
-
-
-def _pictures(x: Tensor) -> Tensor:
-    x = x.detach().float().cpu()
-    return x if x.shape[1] in (1, 3) else x.mean(1, keepdim=True)
-
-
-def _small(tile: Tensor) -> Tensor:
-    """A tile `(C, H, W)` no larger than a picture needs; small ones stay as they are and the browser enlarges them."""
-    largest = max(tile.shape[1:])
-    if largest <= LARGEST:
-        return tile
-    size = [max(1, round(side * LARGEST / largest)) for side in tile.shape[1:]]
-    return F.interpolate(tile[None], size=size, mode="area")[0]
-
-
-def _png(tile: Tensor) -> bytes:
-    """A PNG of a tile `(1 or 3, H, W)` in [0, 1], eight bits per channel."""
-    pixels = (tile.nan_to_num(0).clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0)
-    height, width, channels = pixels.shape
-    rows = b"".join(b"\0" + row.contiguous().numpy().tobytes() for row in pixels)
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    head = struct.pack(">IIBBBBB", width, height, 8, 2 if channels == 3 else 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")

@@ -115,6 +115,7 @@ def _finding(finding: Finding) -> dict[str, object]:
         "cost": asdict(finding.cost),
         "trials": finding.trials,
         "reproduce": finding.reproduce,
+        "tables": finding.tables,
     }
 
 
@@ -138,6 +139,7 @@ def _load_finding(entry: Mapping[str, Any]) -> Finding:
         cost=Cost(**entry["cost"]),
         trials=tuple(entry["trials"]),
         reproduce=entry["reproduce"],
+        tables=dict(entry["tables"]),
     )
 
 

@@ -80,6 +80,8 @@ def _finding(finding: Finding) -> list[str]:
         parts.append("Cost: " + ", ".join(f"{name} {value}" for name, value in facts(finding)))
     if finding.tags:
         parts.append("Tags: " + ", ".join(f"{_code(tag)} {_plain(tag_name(tag))}" for tag in finding.tags))
+    if finding.tables:
+        parts.append("Beside this report: " + ", ".join(_code(name) for name in finding.tables))
     if finding.reproduce:
         parts.append(_fence(finding.reproduce))
     return parts

@@ -1,4 +1,4 @@
-"""Write a report: one folder, five files, each whole or not at all."""
+"""Write a report: one folder, five files and the findings' tables, each whole or not at all."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ def render(report: Report, folder: Path) -> dict[str, Path]:
         "sarif": sarif.text(report),
         "xml": junit.text(report),
     }
+    for finding in report.findings:
+        for name, content in finding.tables.items():
+            _write(folder / name, content)
     return {suffix: _write(folder / f"report.{suffix}", text) for suffix, text in texts.items()}
 
 

@@ -1,0 +1,1 @@
+"""Poisoned training data and backdoors: put in, found, removed, and trained around."""

@@ -1,0 +1,140 @@
+"""Augmentation against every result that there can be, tried one by one; and against ramps, whose warps are known."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from buckler.augment import chained, erased, flip, shifted, turned
+
+SEEDED = 400
+
+
+@pytest.fixture
+def x() -> Tensor:
+    torch.manual_seed(0)
+    return torch.rand(SEEDED, 2, 5, 7) * 0.9 + 0.1
+
+
+def which(after: Tensor, candidates: list[Tensor]) -> int:
+    found = [number for number, candidate in enumerate(candidates) if torch.equal(after, candidate)]
+    assert found, "a result that there cannot be"
+    return found[0]
+
+
+def test_flip_mirrors_about_half_of_the_images(x) -> None:
+    after = flip(x)
+    mirrored = [which(after[row], [x[row], x[row].flip(2)]) for row in range(SEEDED)]
+    assert abs(sum(mirrored) - SEEDED / 2) < 5 * math.sqrt(SEEDED) / 2
+
+
+def moved(down: int, across: int) -> Tensor:
+    """The number of the pixel that comes to lie at every place of 5 x 7, counted from 1; 0 is black."""
+    out = torch.zeros(5, 7, dtype=torch.int64)
+    for i in range(5):
+        for j in range(7):
+            if 0 <= i - down < 5 and 0 <= j - across < 7:
+                out[i, j] = 1 + (i - down) * 7 + (j - across)
+    return out
+
+
+def test_shifted_moves_each_way_as_far_as_asked_and_no_further(x) -> None:
+    after = shifted(2)(x)
+    steps = [moved(down, across) for down in range(-2, 3) for across in range(-2, 3)]
+    numbered = torch.cat([torch.zeros(SEEDED, 2, 1), x.flatten(2)], 2)
+    seen = [which(after[row], [numbered[row][:, step] for step in steps]) for row in range(SEEDED)]
+    assert set(seen) == set(range(25)), "every step occurs"
+    assert max(seen.count(step) for step in range(25)) < 40, "about 16 times each"
+
+
+def test_shifted_by_nothing_is_nothing(x) -> None:
+    assert torch.equal(shifted(0)(x), x)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_erased_blackens_one_square_that_may_reach_over_the_edge(x, size) -> None:
+    after = erased(size)(x)
+    places = [(top, left) for top in range(5) for left in range(7)]
+    candidates: list[Tensor] = []
+    for top, left in places:
+        keep = torch.ones(5, 7)
+        for i in range(top - size // 2, top - size // 2 + size):
+            for j in range(left - size // 2, left - size // 2 + size):
+                if 0 <= i < 5 and 0 <= j < 7:
+                    keep[i, j] = 0
+        candidates.append(keep)
+    seen = {which((after[row] != 0).float(), [keep.expand(2, 5, 7) for keep in candidates]) for row in range(SEEDED)}
+    assert seen == set(range(35)), "every place occurs"
+    assert torch.equal(after[after != 0], x[after != 0])
+
+
+def ramps(side: int = 41) -> Tensor:
+    """Images that rise by one per pixel of the middle: across in the first channel, down in the second."""
+    steps = torch.arange(side, dtype=torch.float64) - (side - 1) / 2
+    image = torch.stack([steps.expand(side, side), steps[:, None].expand(side, side)])
+    return image.expand(64, -1, -1, -1).clone()
+
+
+def slopes(after: Tensor) -> tuple[Tensor, Tensor]:
+    """How each channel rises across and down, about the middle: two times `(B, 2)`."""
+    middle = after.shape[-1] // 2
+    near = after[:, :, middle - 3 : middle + 4, middle - 3 : middle + 4]
+    across, down = near.diff(dim=3), near.diff(dim=2)
+    assert torch.allclose(across, across[:, :, :1, :1], atol=1e-6), "the warp is affine"
+    assert torch.allclose(down, down[:, :, :1, :1], atol=1e-6)
+    return across[:, :, 0, 0], down[:, :, 0, 0]
+
+
+def test_turned_by_nothing_is_nothing(x) -> None:
+    assert torch.allclose(turned(0)(x), x, atol=1e-5)
+
+
+def test_turned_rotates_as_far_as_asked() -> None:
+    across, down = slopes(turned(30)(ramps()))
+    assert torch.allclose(across.norm(dim=1), torch.ones(64).double(), atol=1e-6), "no zoom"
+    assert torch.allclose((across * down).sum(1), torch.zeros(64).double(), atol=1e-6), "no shear"
+    angle = torch.rad2deg(torch.atan2(across[:, 1], across[:, 0]))
+    assert angle.abs().max() <= 30
+    assert angle.min() < -20
+    assert angle.max() > 20
+
+
+def test_turned_zooms_as_far_as_asked() -> None:
+    across, down = slopes(turned(0, scale=0.2)(ramps()))
+    zoom = 1 / across[:, 0]
+    assert torch.allclose(across[:, 0], down[:, 1])
+    assert zoom.min() >= 0.8 - 1e-9
+    assert zoom.max() <= 1.2 + 1e-9
+    assert zoom.max() - zoom.min() > 0.3
+
+
+def test_turned_moves_as_far_as_asked() -> None:
+    plain = ramps()
+    step = (turned(0, shift=0.1)(plain) - plain)[:, :, 20, 20] / 41
+    assert step.abs().max() <= 0.1 + 1e-9
+    assert (step.amin(0) < -0.07).all()
+    assert (step.amax(0) > 0.07).all()
+    assert abs(float(torch.corrcoef(step.T)[0, 1])) < 0.4, "across and down are drawn apart"
+
+
+def test_chained_goes_in_order(x) -> None:
+    double_then_half = chained(lambda image: image * 2, lambda image: image.clamp(max=1))
+    assert torch.equal(double_then_half(x), (x * 2).clamp(max=1))
+    assert torch.equal(chained()(x), x)
+
+
+@pytest.mark.parametrize("augment", [flip, shifted(2), erased(2), turned(20, 0.1, 0.1), chained(flip, shifted(1))])
+def test_the_global_random_state_decides_and_the_batch_is_left_alone(x, augment) -> None:
+    before = x.clone()
+    torch.manual_seed(7)
+    first = augment(x)
+    torch.manual_seed(7)
+    assert torch.equal(augment(x), first)
+    assert not torch.equal(augment(x), first)
+    assert torch.equal(x, before)
+    assert first.shape == x.shape
+    assert first.dtype == x.dtype
+    assert len((first - x).flatten(1).unique(dim=0)) > 1, "a draw per row"
