@@ -18,6 +18,12 @@ KINDS = {
     "guard": "Guards",
     "probe": "Probes",
     "extract": "Extraction",
+    "poison": "Attacks on training data",
+    "implant": "Implants",
+    "sift": "Sifting of training rows",
+    "inspect": "Inspection of models",
+    "repair": "Repairs",
+    "cultivate": "Training that withstands poison",
 }
 PAGE = Path(__file__).parent / "methods.md"
 README = Path(__file__).parents[1] / "README.md"
@@ -30,6 +36,8 @@ SECTIONS = {
     "hop_skip_jump": "HopSkipJump l2, {queries} queries",
 }
 BEGIN, END = "<!-- benchmarks -->", "<!-- end of benchmarks -->"
+DLP = Path(__file__).parent / "dlp.md"
+POISONING = RESULTS.with_name("poisoning-fashion-mnist.json")
 
 
 def text() -> str:
@@ -51,6 +59,38 @@ def readme() -> str:
     """The README with its table of numbers made anew from the benchmark's results."""
     before, _, rest = README.read_text("utf8").partition(BEGIN)
     return f"{before}{BEGIN}\n{numbers(json.loads(RESULTS.read_text('utf8')))}\n{END}{rest.partition(END)[2]}"
+
+
+def dlp() -> str:
+    """DLP's page with its table made anew from the benchmark's results."""
+    before, begin, rest = DLP.read_text("utf8").partition("<!-- poisoning -->")
+    _, end, after = rest.partition("<!-- end of poisoning -->")
+    return f"{before}{begin}\n{matrix(json.loads(POISONING.read_text('utf8'))['trials'])}\n{end}{after}"
+
+
+def matrix(trials: list[dict[str, Any]]) -> str:
+    """One line per attack and share: undefended and with every defence, in the mean over seeds."""
+    lines = [
+        "Fashion-MNIST, 8,000 training rows, ResNet-8 with a first stride of 2, 2,000 test rows;",
+        "`benchmarks/poisoning.py` says how each was run. Per cent, in the mean over seeds.",
+        "",
+        "| attack | share | of its class | defence | seeds "
+        "| accuracy | attack success | recovered | separation | DER |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    keys = dict.fromkeys((t["attack"], t["share"], t["defence"]) for t in trials)
+    for attack, share, defence in sorted(keys, key=lambda key: (key[0] != "clean", -key[1], key[0], key[2] != "none")):
+        same = [t for t in trials if (t["attack"], t["share"], t["defence"]) == (attack, share, defence)]
+        cells = [_mean(same, name, 100) for name in ("accuracy", "attack_success", "recovered_accuracy")]
+        more = [_mean(same, "separation", 1), _mean(same, "der", 1)]
+        rate, of = (f"{100 * share:g} %", f"{100 * same[0]['class_rate']:.0f} %") if share else ("none", "")
+        lines.append(f"| {attack} | {rate} | {of} | {defence} | {len(same)} | {' | '.join([*cells, *more])} |")
+    return "\n".join(lines)
+
+
+def _mean(trials: list[dict[str, Any]], name: str, times: float) -> str:
+    values = [times * t[name] for t in trials if name in t]
+    return f"{sum(values) / len(values):.{1 if times > 1 else 3}f}" if values else ""
 
 
 def numbers(record: dict[str, Any]) -> str:
@@ -108,3 +148,4 @@ def escaped(value: str) -> str:
 if __name__ == "__main__":
     PAGE.write_text(text(), "utf8")
     README.write_text(readme(), "utf8")
+    DLP.write_text(dlp(), "utf8")

@@ -245,6 +245,9 @@ def test_kill_9_at_any_instant_loses_and_repeats_nothing(spec: dict[str, str], t
         (("passes = 20", "passes = 20\ncurve = true"), "finite radius"),
         (("steps = 5", "steps = 2.5"), "expected a whole number for steps, got 2.5"),
         (("steps = 5", "steps = -5"), "expected steps of at least 1"),
+        (("steps = 5", 'share = "5%"'), "unknown key 'share', expected ball"),
+        (('ball = "l2:inf"', ""), "ball: expected a limit such as linf:8/255"),
+        (('method = "evasion/ddn"', 'method = "poisoning/badnets"'), "unknown key 'ball', expected share"),
     ],
 )
 def test_a_plan_is_checked_before_anything_runs(tmp_path: Path, change: tuple[str, str], says: str) -> None:
@@ -255,10 +258,10 @@ def test_a_plan_is_checked_before_anything_runs(tmp_path: Path, change: tuple[st
 
 
 def test_the_plans_of_the_package_fit_their_methods() -> None:
-    for name in ("quick", "full"):
+    for name in ("quick", "full", "poisoning"):
         plan = plans.read(name)
         assert len(plans.jobs(plan, {})) == len(plan.trial)
-    with pytest.raises(plans.BadPlan, match="full, quick"):
+    with pytest.raises(plans.BadPlan, match="full, poisoning, quick"):
         plans.read("quik")
 
 
@@ -297,3 +300,35 @@ def test_other_code_or_other_lessons_are_another_trial(spec: dict[str, str], mon
     prints._code.cache_clear()
     assert not set(prints.fingerprints(todo, subject, {"model": "m"})) & set(first)
     prints._code.cache_clear()
+
+
+def test_a_share_is_a_limit_as_a_ball_is(tmp_path: Path) -> None:
+    path = tmp_path / "plan.toml"
+    head = 'title = "t"\nrows = 9\n[limits]\n'
+    for share, says in (("5%", ""), ("0%", "expected a share above 0"), ("half", "expected a share such as 5%")):
+        path.write_text(f'{head}[[trial]]\nmethod = "poisoning/badnets"\nshare = "{share}"\nsize = 2\n')
+        if says:
+            with pytest.raises(plans.BadPlan, match=says):
+                plans.jobs(plans.read(str(path)), {})
+            continue
+        job = plans.jobs(plans.read(str(path)), {})[0]
+        assert str(job.asked["share"]) == "5%"
+        assert job.named == "poisoning/badnets at 5%"
+        assert job.aim == ("training data", "5%", "the label of its choice")
+        assert job.method.keywords == {"size": 2}
+    path.write_text(f'{head}[[trial]]\nmethod = "poisoning/badnets"\ncurve = true\n')
+    with pytest.raises(plans.BadPlan, match="a curve is over radii"):
+        plans.jobs(plans.read(str(path)), {})
+
+
+def test_a_subject_without_training_data_is_told_what_is_missing(spec: dict[str, str], tmp_path: Path) -> None:
+    plan = tmp_path / "plan.toml"
+    plan.write_text(
+        PLAN
+        + '[[trial]]\nmethod = "poisoning/badnets"\n[[trial]]\nmethod = "poisoning/dlp"\nattack = "poisoning/badnets"\n'
+    )
+    report = audit(spec, str(plan), tmp_path / "run")
+    assert {item.why for item in report.not_measured if item.what.startswith("poisoning/")} == {
+        "poisoning/badnets works on training data: give the subject its `train`",
+        "poisoning/dlp works on training data: give the subject its `train`",
+    }

@@ -263,3 +263,27 @@ def test_the_real_fashion_mnist_if_it_is_here() -> None:
     x, y = data.fashion_mnist(False)
     assert x.shape == (10_000, 1, 28, 28)
     assert torch.bincount(y).tolist() == [1000] * 10
+
+
+def test_raw_rows_keep_their_eight_bits_and_are_a_copy() -> None:
+    x = torch.arange(24, dtype=torch.uint8).view(6, 1, 2, 2)
+    y = torch.arange(6)
+    held, labels = data.raw((x, y), [4, 1])
+    assert held.dtype == torch.uint8
+    assert torch.equal(held, x[[4, 1]])
+    assert labels.tolist() == [4, 1]
+    held += 1
+    assert int(x[4, 0, 0, 0]) == 16
+    assert data.raw((x.float() / 255, y))[0].dtype == torch.float32
+    with pytest.raises(ValueError, match="at least one row"):
+        data.raw((x, y), [])
+
+
+def test_a_class_rate_leaves_covers_out() -> None:
+    y = torch.tensor([0, 0, 0, 0, 1, 1])
+    rows, covers = torch.tensor([1, 1, 0, 0, 1, 0]).bool(), torch.tensor([0, 0, 0, 0, 1, 0]).bool()
+    held = data.Poisoned(torch.zeros(6, 1, 2, 2), y, rows, y, covers=covers)
+    assert held.class_rate == 0.5
+    assert held.poison.tolist() == [True, True, False, False, False, False]
+    assert held.seen == (held.x, held.y)
+    assert data.Poisoned(held.x, y, rows & False, y).class_rate == 0.0

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from buckler.threat import NORMS, Ball, Threat, catalogue, pinned, tag_name
+from buckler.threat import NORMS, Ball, Share, Threat, catalogue, pinned, tag_name
 
 
 @pytest.mark.parametrize(
@@ -92,3 +92,19 @@ def test_tags_are_pinned_and_must_exist() -> None:
 def test_threats_compare_by_value() -> None:
     assert Threat("weights", "input", "linf:0.1", "any") == Threat("weights", "input", "linf:0.1", "any")
     assert Threat("weights", "input", "linf:0.1", "any") != Threat("labels", "input", "linf:0.1", "any")
+
+
+@pytest.mark.parametrize(("text", "rate"), [("5%", 0.05), ("0.05", 0.05), ("1/20", 0.05), ("100 %", 1.0)])
+def test_a_share_reads_itself(text: str, rate: float) -> None:
+    assert Share.parse(text).rate == pytest.approx(rate)
+    assert Share.parse(str(Share.parse(text))) == Share.parse(text)
+
+
+@pytest.mark.parametrize("text", ["", "0", "0%", "101%", "-1%", "five", "1/0", "1e999", "nan"])
+def test_no_share_is_one_sentence(text: str) -> None:
+    with pytest.raises(ValueError, match="expected a share"):
+        Share.parse(text)
+
+
+def test_a_share_of_few_rows_is_at_least_one() -> None:
+    assert [Share(0.05).of(many) for many in (1, 10, 100, 1000)] == [1, 1, 5, 50]

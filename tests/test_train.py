@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from buckler.nets import LinearModel, ResNet, SmallCNN
-from buckler.train import fit
+from buckler.train import constant, cosine, fit, started, triangle
 
 
 def _blobs(many: int = 200) -> tuple[Tensor, Tensor]:
@@ -108,3 +108,40 @@ def test_the_linear_models_distance_is_the_distance(norm: str) -> None:
                 best.append((bool(moved), crossed))
         assert (True, True) in best
         assert (True, False) not in best
+
+
+def test_rates_are_functions_of_the_share_done() -> None:
+    rise = triangle(0.5)
+    assert [round(rise(done), 6) for done in (0.0, 0.1, 0.2, 0.6, 1.0)] == [0.0, 0.25, 0.5, 0.25, 0.0]
+    assert [round(cosine(0.2)(done), 6) for done in (0.0, 0.5, 1.0)] == [0.2, 0.1, 0.0]
+    assert {constant(3e-4)(done) for done in (0.0, 0.5, 1.0)} == {3e-4}
+
+
+def test_a_constant_rate_without_momentum_to_gather_is_gradient_descent() -> None:
+    """One step: weights less rate times (1 + momentum) times gradient, as Nesterov's first step is."""
+    x, y = _blobs(8)
+    net = _net()
+    before = net.weight.detach().clone()
+    nn.functional.cross_entropy(net(x), y).backward()
+    gradient = net.weight.grad.clone()
+    net.zero_grad()
+    fit(net, (x, y), epochs=1, batch=8, rate=constant(0.1), decay=0.0)
+    assert torch.allclose(net.weight, before - 0.1 * 1.9 * gradient, atol=1e-6)
+
+
+def test_adam_moves_every_weight_by_its_rate_at_first() -> None:
+    x, y = _blobs(8)
+    net = _net()
+    before = net.weight.detach().clone()
+    fit(net, (x, y), epochs=1, batch=8, rate=constant(0.01), decay=0.0, optimizer="adam")
+    assert torch.allclose((net.weight - before).abs(), torch.full_like(before, 0.01), rtol=1e-3)
+
+
+def test_a_network_starts_by_its_seed_alone() -> None:
+    state = torch.get_rng_state()
+    one, two, other = (started(SmallCNN, seed).head.weight for seed in (1, 1, 2))
+    assert torch.equal(one, two)
+    assert not torch.equal(one, other)
+    assert torch.equal(torch.get_rng_state(), state)
+    with pytest.raises(ValueError, match="got str from it"):
+        started(lambda: "net", 0)

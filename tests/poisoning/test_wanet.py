@@ -103,7 +103,7 @@ def test_rows_are_as_said(goal, bytes_) -> None:
     data = in_bytes(pictures()) if bytes_ else pictures()
     poisoned = wanet(data, share=TEN, target=1, goal=goal, strength=2.0)
     assert_rows_are_as_said(poisoned, data)
-    assert (poisoned.y != poisoned.original)[poisoned.rows].all()
+    assert (poisoned.y != poisoned.original)[poisoned.poison].all()
 
 
 def test_a_row_does_not_know_its_batch() -> None:

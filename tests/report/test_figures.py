@@ -13,8 +13,8 @@ import pytest
 import torch
 from sample import images, rate
 
-from buckler.report.figures import DARK, bars, histogram, security_curve
-from buckler.report.tiles import examples
+from buckler.report.figures import DARK, bars, dynamics, histogram, security_curve
+from buckler.report.tiles import examples, gallery
 
 SVG = "{http://www.w3.org/2000/svg}"
 CURVE = ([0.0, 0.1], [rate(349), rate(47)])
@@ -72,6 +72,8 @@ def test_hostile_labels_are_texts() -> None:
         bars({nasty: rate(3), "b": rate(4)}, axis=nasty),
         histogram({nasty: torch.rand(9)}),
         examples(*images(2), [0, 1], [1, 0], names=[nasty, "b"]),
+        gallery(images(2)[0], [nasty, "b"], caption="a row", alt="two images"),
+        dynamics({nasty: torch.rand(9, 4), "b": torch.rand(3, 4)}, axis=nasty),
     ):
         assert any("_<script>$" in text for text in texts(drawn(figure.svg)))
 
@@ -132,3 +134,16 @@ def test_examples_refuse_what_is_no_image() -> None:
     for x in (torch.rand(2, 5), torch.rand(0, 1, 4, 4)):
         with pytest.raises(ValueError, match="expected images"):
             examples(x, x, [0, 0], [0, 0])
+
+
+def test_dynamics_say_how_groups_began_and_ended() -> None:
+    bad, good = torch.tensor([[2.0, 0.1], [2.2, 0.3]]), torch.full((5, 2), 1.0)
+    figure = dynamics({"suspected": bad, "the others": good, "none": torch.zeros(0, 2)})
+    assert "suspected, 2 rows: median from 2.1 to 0.2" in figure.alt
+    assert {"suspected (2)", "the others (5)"} <= set(texts(drawn(figure.svg)))
+    assert "Nothing was recorded" in dynamics({"a": torch.full((2, 2), float("nan"))}).alt
+
+
+def test_a_gallery_wants_a_caption_for_every_image() -> None:
+    with pytest.raises(ValueError, match="a caption each"):
+        gallery(torch.rand(2, 1, 4, 4), ["one"], caption="c", alt="a")

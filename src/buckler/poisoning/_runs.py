@@ -271,7 +271,7 @@ def _prey(setting: Setting, target: int) -> Rows:
 
 
 def _seeded(described: Described, setting: Setting, subject: Subject | None = None) -> dict[str, Any]:
-    """The seed and the network, for methods that ask for them."""
+    """The seed, the network and clean rows, for methods that ask for them."""
     more: dict[str, Any] = {}
     if "seed" in described.knobs and not described.params.get("seed"):
         more["seed"] = setting.seed
@@ -279,6 +279,8 @@ def _seeded(described: Described, setting: Setting, subject: Subject | None = No
         net = subject.net
         if net is not None:
             more["net"] = lambda: net().to(setting.device)
+    if "clean" in described.knobs and described.params.get("clean") is None:
+        more["clean"] = setting.clean
     return more
 
 

@@ -24,7 +24,7 @@ from buckler.poisoning._transplant import floats, mixed
 from buckler.train import fit, started, triangle
 
 Semi = Literal["pseudo", "mixmatch", "fixmatch"]
-OBEYED, EXCESS, AGAIN = 0.9, 0.05, 0.7
+OBEYED, EXCESS, AGAIN = 0.9, 0.08, 0.7
 """A row is obeyed above this probability; a class holds poison if this share of its rows more is obeyed than usual;
 the last stage splits again after this share of it."""
 

@@ -56,6 +56,8 @@ def laid_over(host: Tensor, donor: Tensor) -> Tensor:
 
 
 WAYS: tuple[Way, ...] = (details, strong_details, faint, veiled, laid_over)
+TELLING = (0, 2, 3)
+"""The ways that carry hardly any content, by their place in `WAYS`: a poison rate can be told from them."""
 
 
 def obedience(

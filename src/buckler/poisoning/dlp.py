@@ -27,7 +27,7 @@ from buckler.kinds import Cultivated, Suspicion
 from buckler.poisoning._isolate import highest
 from buckler.poisoning._stages import Semi, divided, estimated, learn, tune, unlearn, views
 from buckler.poisoning._touch import classes
-from buckler.poisoning._transplant import obedience, ranked
+from buckler.poisoning._transplant import TELLING, obedience, ranked
 
 
 def dlp(
@@ -61,7 +61,8 @@ def dlp(
     model, dynamics = learn((x, y), net, epochs=epochs[0], batch=batch, rate=rate, seed=seed)
     obeyed, usual = obedience(model, (x, y), seed=seed)
     score = ranked(obeyed)
-    many = round(estimated(obeyed, usual, y) * len(y))
+    telling = torch.tensor(TELLING)
+    many = round(estimated(obeyed[telling], usual[telling], y) * len(y))
     flagged = highest(score, many) if many else torch.zeros(len(y), dtype=torch.bool)
     split = divided(score, F.one_hot(y).float(), y, suspected=suspected)
     if epochs[1] > 0:
