@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -95,7 +95,7 @@ def started(net: Callable[[], nn.Module], seed: int) -> nn.Module:
     """An untrained network, drawn by `seed` alone; a `ValueError` if `net` does not make one."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model: object = net()
+        model = cast(object, net())
     if not isinstance(model, nn.Module):
         raise ValueError(f"expected a function that returns an untrained nn.Module, got {type(model).__name__} from it")
     return model

@@ -195,7 +195,7 @@ def test_every_last_stage_runs_and_stages_can_be_left_out(semi) -> None:
     [
         ({"suspected": 0.0}, "expected to suspect 1 to 45 rows"),
         ({"suspected": 0.7}, "expected to suspect 1 to 45 rows"),
-        ({"share": 1.5}, "a share of 0 to 1"),
+        ({"carried": 1.5}, "a share of 0 to 1"),
     ],
 )
 def test_bad_knobs_are_one_sentence(knobs, says) -> None:

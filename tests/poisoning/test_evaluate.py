@@ -161,7 +161,7 @@ def test_a_recipe_that_returns_no_model_is_one_sentence() -> None:
 
 
 def test_a_net_stands_in_for_a_recipe() -> None:
-    trial = evaluate(ATTACK, subject(recipe=None), share=Share(0.1), rows=100, epochs=100)
+    trial = evaluate(ATTACK, subject(recipe=None), share=Share(0.1), rows=100, training_epochs=100)
     assert trial.estimates["attack_success"].value > 0.9
 
 

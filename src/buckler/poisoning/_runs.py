@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -289,7 +289,7 @@ def _trained(
 ) -> nn.Module:  # fmt: skip
     """What the subject's own training makes of `data`: its recipe, or its network in the one loop."""
     if subject.recipe is not None:
-        made: object = subject.recipe(data)
+        made = cast(object, subject.recipe(data))
         if not isinstance(made, nn.Module):
             raise ValueError(f"recipe: expected a function that returns a trained nn.Module, got {type(made).__name__}")
         model = made.to(setting.device).eval()

@@ -143,7 +143,8 @@ def tune(
     augment = chained(MOVED, carrying(x[split.suspected], share))
 
     def again(_epoch: int) -> Tensor:
-        return ~split.suspected & (views(model, data, seed=seed).argmax(1) == y)
+        good = ~split.suspected & (views(model, data, seed=seed).argmax(1) == y)
+        return good if bool(good.any()) else ~split.suspected
 
     steps = max(1, math.ceil(len(y) / batch))
     if semi == "mixmatch":

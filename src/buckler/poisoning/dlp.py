@@ -29,6 +29,9 @@ from buckler.poisoning._stages import Semi, divided, estimated, learn, tune, unl
 from buckler.poisoning._touch import classes
 from buckler.poisoning._transplant import TELLING, obedience, ranked
 
+STEPS = 60
+"""So many steps an epoch has at least, if batches of 16 allow it."""
+
 
 def dlp(
     data: Rows,
@@ -37,28 +40,31 @@ def dlp(
     epochs: tuple[float, float, float] = (6, 5, 12),
     suspected: float = 0.15,
     semi: Semi = "pseudo",
-    share: float = 0.25,
-    batch: int = 128,
+    carried: float = 0.25,
+    batch: int | None = None,
     rate: float = 0.2,
     seed: int = 0,
 ) -> Cultivated:
     """Train a model from `data`, images `x` `(N, C, H, W)` and labels `y` `(N,)`, that does not learn its backdoor.
 
     `epochs` are those of the three stages; the second or the third is left out with none. The share `suspected` of the
-    rows is not trusted, whatever is in the data. In the last stage a `share` of the images carries what suspected rows
-    carry, and `semi` says what becomes of rows whose label is not trusted. `rate` is the peak of the first stage, twice
-    that of the others. Returns the model, the suspicion, whose flags are as many rows as are estimated to be poisoned,
-    and the first stage's dynamics. Raises `ValueError` for rows that are no images, one class, or a share of no rows.
+    rows is not trusted, whatever is in the data. In the last stage the share `carried` of the images carries what
+    suspected rows carry, and `semi` says what becomes of rows whose label is not trusted. `rate` is the peak of the
+    first stage for batches of 128, in proportion to others and twice that of the later stages; `batch` is 128 if not
+    given, less for fewer rows. Returns the model, the
+    suspicion, whose flags are as many rows as are estimated to be poisoned, and the first stage's dynamics. Raises
+    `ValueError` for rows that are no images, one class, or a share of no rows.
     """
     x, y = raw(data)
     if x.ndim != 4:
         raise ValueError(f"expected images (N, C, H, W), got {tuple(x.shape)}: transplants put pixels on pixels")
     classes(y)
-    if not 1 <= suspected * len(y) <= len(y) / 2 or not 0 <= share <= 1:
-        raise ValueError(
-            f"expected to suspect 1 to {len(y) // 2} rows and a share of 0 to 1, got {suspected * len(y):g} and {share}"
-        )
-    model, dynamics = learn((x, y), net, epochs=epochs[0], batch=batch, rate=rate, seed=seed)
+    if not 1 <= suspected * len(y) <= len(y) / 2 or not 0 <= carried <= 1:
+        got = f"{suspected * len(y):g} and {carried}"
+        raise ValueError(f"expected to suspect 1 to {len(y) // 2} rows and a share of 0 to 1, got {got}")
+    size = batch if batch is not None else min(128, max(16, len(y) // STEPS))
+    rate *= size / 128
+    model, dynamics = learn((x, y), net, epochs=epochs[0], batch=size, rate=rate, seed=seed)
     obeyed, usual = obedience(model, (x, y), seed=seed)
     score = ranked(obeyed)
     telling = torch.tensor(TELLING)
@@ -66,9 +72,9 @@ def dlp(
     flagged = highest(score, many) if many else torch.zeros(len(y), dtype=torch.bool)
     split = divided(score, F.one_hot(y).float(), y, suspected=suspected)
     if epochs[1] > 0:
-        unlearn(model, (x, y), split, flagged, epochs=epochs[1], batch=batch, rate=rate / 2, seed=seed + 1)
+        unlearn(model, (x, y), split, flagged, epochs=epochs[1], batch=size, rate=rate / 2, seed=seed + 1)
         split = divided(score, views(model, (x, y), seed=seed), y, suspected=suspected)
     if epochs[2] > 0:
-        tune(model, (x, y), split, epochs=epochs[2], semi=semi, share=share, batch=batch, rate=rate / 2,
+        tune(model, (x, y), split, epochs=epochs[2], semi=semi, share=carried, batch=size, rate=rate / 2,
              seed=seed + 2)  # fmt: skip
     return Cultivated(model, Suspicion(score, flagged), dynamics)

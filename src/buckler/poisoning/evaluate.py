@@ -32,7 +32,7 @@ def evaluate(
     rows: int = 1000,
     train_rows: int = 10_000,
     clean_rows: int = 500,
-    epochs: float = 15,
+    training_epochs: float = 15,
     seed: int = 0,
     tick: Callable[[float, int], None] | None = None,
 ) -> Trial:
@@ -42,7 +42,7 @@ def evaluate(
     defence is run on the data, or the model, as it is. `rows` first test rows are measured on, `train_rows` training
     rows drawn by `seed` are trained on, and the last `clean_rows` test rows (at most half of them) are what a defence
     that needs clean rows is given; no row is both. Training is the subject's `recipe`, or its `net` in the one loop for
-    `epochs`.
+    `training_epochs`.
     """
     described = describe(method)
     many = count(subject.test)
@@ -52,7 +52,7 @@ def evaluate(
     blank = Trial(
         method=described.path,
         kind=described.kind,
-        params={**described.params, **_asked(share, attack, rows, train_rows, clean_rows, epochs)},
+        params={**described.params, **_asked(share, attack, rows, train_rows, clean_rows, training_epochs)},
         threat=_threat(described, attack, share),
         subject=identity(subject.name, subject.model, batches(subject.test, 256, rows)),
         seed=seed,
@@ -67,7 +67,7 @@ def evaluate(
     setting = Setting(
         share=share,
         attack=attack,
-        epochs=epochs,
+        epochs=training_epochs,
         seed=seed,
         test=as_tensors(subject.test, rows),
         train=None if subject.train is None else raw(subject.train, places),
@@ -118,17 +118,18 @@ def _threat(described: Described, attack: Method | None, share: Share | None) ->
     if described.kind == "implant":
         return Threat("weights", "weights", "the whole training", "a trigger that means a label", described.tags)
     within = "the data as it is" if share is None else f"{share} of the training rows"
-    return Threat("the training data", "training data", within, f"what {by.path} wants", described.tags)
+    wants = "to hide in the data" if share is None else f"what {by.path} teaches"
+    return Threat("the training data", "training data", within, wants, described.tags)
 
 
 def _asked(
-    share: Share | None, attack: Method | None, rows: int, train_rows: int, clean_rows: int, epochs: float
+    share: Share | None, attack: Method | None, rows: int, train_rows: int, clean_rows: int, training_epochs: float
 ) -> dict[str, object]:
     asked: dict[str, object] = {
         "rows": rows,
         "train_rows": train_rows,
         "clean_rows": clean_rows,
-        "training_epochs": epochs,
+        "training_epochs": training_epochs,
     }
     if share is not None:
         asked["share"] = str(share)

@@ -18,7 +18,7 @@ from buckler.stats import Estimate
 from buckler.trial import Check, Cost, Trial
 
 DEFENCES = ("cultivate", "repair")
-OWN = ("share", "attack", "train_rows", "clean_rows")
+OWN = ("share", "attack", "train_rows", "clean_rows", "training_epochs")
 """What `evaluate` may be asked beside a method's own knobs, as flags."""
 
 
@@ -88,7 +88,7 @@ def _susceptible(
             "attack success without poison": worst.estimates["control_attack_success"],
         },
         threat=worst.threat,
-        checks=_checks(attacks),
+        checks=_checks([worst, *attacks]),
         figures=(*_shown(worst), figures.bars(names, axis="triggered rows answered as wanted", name="attack-success")),
         remedy=_remedy(best),
         remedy_methods=("poisoning/dlp",) if best is None else (best.method,),
