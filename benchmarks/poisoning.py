@@ -119,7 +119,7 @@ def run(
         "poisoned_rows": int(poisoned.poison.sum()), "class_rate": round(poisoned.class_rate, 4), **more,
         "seconds": round(seconds, 1), "threads": torch.get_num_threads(),
     }  # fmt: skip
-    if undefended is not None and defence != "none":
+    if undefended is not None and defence != "none" and attack != "clean":
         trial["der"] = round(effectiveness(undefended, trial), 4)
     return trial
 
