@@ -129,7 +129,7 @@ def test_a_model_is_inspected(method, state) -> None:
 def test_lost_accuracy_is_a_finding_of_its_own() -> None:
     found = finding(judged(evaluate(upside_down, subject(), share=Share(0.6), rows=150)), "poisoning/availability")
     assert found.state == "found"
-    assert found.estimates["accuracy change"].value < -0.1
+    assert found.estimates["accuracy lost"].value > 0.1
 
 
 def test_what_was_skipped_is_said() -> None:

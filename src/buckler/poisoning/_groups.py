@@ -15,6 +15,10 @@ DIRECTIONS = 16
 """Along how many of the first coordinates a class is cut in two to begin with."""
 
 
+HEIGHTS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
+"""Which shares of the rows the first cuts leave below."""
+
+
 class Halves(NamedTuple):
     small: Tensor
     """Which rows `(n,)` are in the smaller of the two groups; none where no cut could be made."""
@@ -50,13 +54,15 @@ def principal(rows: Tensor, many: int, *, least: float = 1e-10) -> Tensor:
 def halves(rows: Tensor, *, turns: int = 100) -> Halves:
     """The two groups of `rows` `(n, d)` with the least squared distances to their centres (2-means, Lloyd).
 
-    Lloyd's iteration starts from cuts along each of the first coordinates, at three heights, all at once, and the best
-    result is kept; nothing is drawn, and the order of the rows does not matter.
+    Lloyd's iteration starts from cuts along each of the first coordinates and between every two, at several heights,
+    all at once, and the best result is kept; nothing is drawn, and the order of the rows does not matter.
     """
     many = len(rows)
     first = rows[:, :DIRECTIONS]
-    heights = first.new_tensor([0.1, 0.5, 0.9])
-    cuts = first.quantile(heights, dim=0) if first.numel() else first.new_zeros(3, first.shape[1])
+    one, other = torch.triu_indices(first.shape[1], first.shape[1], 1)
+    first = torch.cat([first, first[:, one] + first[:, other], first[:, one] - first[:, other]], 1)
+    heights = first.new_tensor(HEIGHTS)
+    cuts = first.quantile(heights, dim=0) if first.numel() else first.new_zeros(len(HEIGHTS), first.shape[1])
     inside = (first[None] > cuts[:, None]).permute(1, 0, 2).flatten(1).to(rows.dtype)  # (n, starts)
     total = rows.sum(0)
     upper = lower = rows.new_zeros(0, rows.shape[1])

@@ -59,9 +59,9 @@ def _poisoned(
     evidence = _measure.outcome(sick, setting.test, touched)
     control = _measure.outcome(healthy, setting.test, touched)
     evidence |= {f"control_{name}": value for name, value in control.items()}
-    evidence["accuracy_change"] = evidence["correct"].to(torch.int8) - evidence["control_correct"].to(torch.int8)
+    evidence["accuracy_lost"] = evidence["control_correct"].to(torch.int8) - evidence["correct"].to(torch.int8)
     found = {**_measure.estimates(evidence), **_measure.estimates(evidence, "control_")}
-    found["accuracy_change"] = stats.difference(evidence["accuracy_change"], "accuracy_change")
+    found["accuracy_lost"] = stats.difference(evidence["accuracy_lost"], "accuracy_lost")
     evidence |= {"touched": touched.rows, **_measure.pictures(setting.test, touched, sick)}
     checks = (_says_class_rate(touched),)
     if "success" in evidence:

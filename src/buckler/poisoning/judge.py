@@ -101,19 +101,19 @@ def _susceptible(
 
 
 def _spoilt(spoilers: Sequence[Trial], table: Mapping[str, Rule], command: str) -> Finding:
-    worst = min(spoilers, key=lambda t: t.estimates["accuracy_change"].value)
-    change = worst.estimates["accuracy_change"]
-    level = severity("poisoning.accuracy_change", change, table)
+    worst = max(spoilers, key=lambda t: t.estimates["accuracy_lost"].value)
+    lost = worst.estimates["accuracy_lost"]
+    level = severity("poisoning.accuracy_lost", lost, table)
     return Finding(
         id="poisoning/availability",
         title="What poisoned data costs in accuracy",
         state="found" if level > Severity.info else "clear",
         severity=level,
-        because=because("poisoning.accuracy_change", change, table),
+        because=because("poisoning.accuracy_lost", lost, table),
         claim=f"With {worst.params.get('share', '')} of the training rows touched by {worst.method}, accuracy changes "
-        f"by {100 * change.value:+.1f} points.",
+        f"by {-100 * lost.value:+.1f} points.",
         cell=("training", "availability"),
-        estimates={"accuracy change": change, "accuracy": worst.estimates["accuracy"]},
+        estimates={"accuracy lost": lost, "accuracy": worst.estimates["accuracy"]},
         threat=worst.threat,
         checks=_checks(spoilers),
         remedy="Find wrong labels before training, and keep the source of every row.",
