@@ -11,19 +11,24 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from buckler import audit as audits
 from buckler import plan as plans
 from buckler import prints
 from buckler.audit import BadRun, Progress, audit, rejudge
-from buckler.data import as_tensors
+from buckler.data import Data, as_tensors
 from buckler.findings import verdict
 from buckler.nets import LinearModel
+from buckler.plan import Job
+from buckler.poisoning.badnets import badnets
+from buckler.subject import Subject
 from buckler.trial import load
 
 PLAN = """
@@ -158,12 +163,30 @@ def test_a_method_that_raises_is_a_failed_trial_and_the_audit_goes_on(spec: dict
     assert any(f.id == "evasion/white-box/linf" for f in report.findings)
 
 
+def test_a_failed_trial_says_what_any_terminal_can_show(spec: dict[str, str]) -> None:
+    job = plans.jobs(plans.read(_plan(spec)), {})[0]
+    trial = audits._failed(job, {"name": "s"}, RuntimeError("\x1b[31m in \ud800 row\n3"), 1.0)
+    assert trial.reason == "RuntimeError: ?[31m in ? row"
+    assert audits._failed(job, {"name": "s"}, KeyError(), 1.0).reason == "KeyError: no message"
+
+
 def test_a_budget_leaves_out_what_does_not_fit_and_says_so(spec: dict[str, str], tmp_path: Path) -> None:
     seen: list[Progress] = []
     report = audit(spec, _plan(spec), tmp_path / "run", budget=1e-9, progress=seen.append)
     assert {p.state for p in seen} == {"left out"}
     assert len(report.not_measured) >= 4
     assert verdict(report).exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("many", "asked", "rows"), [(12_000, {}, 10_000), (12_000, {"train_rows": 700}, 700), (90, {}, 90), (None, {}, 24)]
+)
+def test_training_is_budgeted_by_its_rows(many: int | None, asked: dict[str, int], rows: int) -> None:
+    test = (torch.rand(2, 1), torch.arange(2))
+    train = None if many is None else (torch.rand(many, 1), torch.zeros(many, dtype=torch.long))
+    subject = Subject("s", nn.Linear(1, 2), test, train)
+    job = Job(badnets, "poisoning/badnets", {"rows": 24, "seed": 0, **asked}, 1.0)
+    assert audits._per_row(job, subject) == rows
 
 
 def test_a_full_disk_is_one_sentence_and_keeps_what_was_finished(
@@ -258,10 +281,10 @@ def test_a_plan_is_checked_before_anything_runs(tmp_path: Path, change: tuple[st
 
 
 def test_the_plans_of_the_package_fit_their_methods() -> None:
-    for name in ("quick", "full", "poisoning"):
+    for name in ("quick", "full", "poisoning", "privacy"):
         plan = plans.read(name)
         assert len(plans.jobs(plan, {})) == len(plan.trial)
-    with pytest.raises(plans.BadPlan, match="full, poisoning, quick"):
+    with pytest.raises(plans.BadPlan, match="full, poisoning, privacy, quick"):
         plans.read("quik")
 
 
@@ -302,6 +325,63 @@ def test_other_code_or_other_lessons_are_another_trial(spec: dict[str, str], mon
     prints._code.cache_clear()
 
 
+class _Relu(nn.Flatten):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input)[:, :3].relu()
+
+
+class _Tanh(nn.Flatten):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input)[:, :3].tanh()
+
+
+class _Times(_Relu):
+    def __init__(self, times: float) -> None:
+        super().__init__()
+        self.times = times
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.times * super().forward(input)
+
+
+def _recipe(_data: Data, *, epochs: int) -> nn.Module:
+    return _Relu() if epochs else _Tanh()
+
+
+def test_other_rows_recipes_networks_or_attacks_are_another_trial(spec: dict[str, str]) -> None:
+    """Whatever may decide what comes of a trial, though identity, path and weights are the same."""
+    subject = audits._subject(json.dumps(spec, sort_keys=True), "auto")
+    path, attacked = Path(_plan(spec)), 'share = "5%"\nattack = "poisoning/badnets"\n'
+    path.write_text(
+        f'title = "t"\nrows = 9\n[limits]\n[[trial]]\nmethod = "evasion/fgsm"\nball = "linf:0.1"\n'
+        f'[[trial]]\nmethod = "poisoning/fine_tune"\n{attacked}'
+    )
+    evade, repair = plans.jobs(plans.read(str(path)), {})
+    subject = replace(subject, train=subject.test, recipe=partial(_recipe, epochs=1))
+
+    def printed(subject: Subject = subject, repair: Job = repair) -> list[str]:
+        return prints.fingerprints([evade, repair], subject, {"model": "m"})
+
+    def changed(now: list[str]) -> list[bool]:
+        return [a != b for a, b in zip(printed(), now, strict=True)]
+
+    assert changed(printed()) == [False, False]
+    x, y = as_tensors(subject.test)
+    x[-1] = 0  # of the rows that a defence is given, none that is measured on
+    assert changed(printed(replace(subject, test=(x, y)))) == [False, True]
+    assert changed(printed(replace(subject, recipe=partial(_recipe, epochs=2)))) == [False, True]
+    assert changed(printed(replace(subject, recipe=None))) == [False, True]
+    one, five = (replace(repair, asked={**repair.asked, "attack": partial(badnets, size=size)}) for size in (1, 5))
+    assert printed(repair=one)[1] != printed(repair=five)[1]
+    relu, tanh = (printed(replace(subject, model=made())) for made in (_Relu, _Tanh))
+    assert [a != b for a, b in zip(relu, tanh, strict=True)] == [True, True]
+    one, two = (printed(replace(subject, model=_Times(times))) for times in (1, 2))
+    assert [a != b for a, b in zip(one, two, strict=True)] == [True, True], "what neither weights nor code say"
+    before, file = printed(), Path(spec["file"]).with_name("nets_of_the_audit_test.py")
+    file.write_text(NETS.replace("return nn", "return  nn"))  # the network's function, which makes the same weights
+    assert [a != b for a, b in zip(before, printed(), strict=True)] == [False, True]
+
+
 def test_a_share_is_a_limit_as_a_ball_is(tmp_path: Path) -> None:
     path = tmp_path / "plan.toml"
     head = 'title = "t"\nrows = 9\n[limits]\n'
@@ -316,8 +396,26 @@ def test_a_share_is_a_limit_as_a_ball_is(tmp_path: Path) -> None:
         assert job.named == "poisoning/badnets at 5%"
         assert job.aim == ("training data", "5%", "the label of its choice")
         assert job.method.keywords == {"size": 2}
+    path.write_text(f'{head}[[trial]]\nmethod = "poisoning/fine_tune"\nshare = "5%"\n')
+    with pytest.raises(plans.BadPlan, match="a share is of rows that an attack touches, and none is named"):
+        plans.jobs(plans.read(str(path)), {})
     path.write_text(f'{head}[[trial]]\nmethod = "poisoning/badnets"\ncurve = true\n')
     with pytest.raises(plans.BadPlan, match="a curve is over radii"):
+        plans.jobs(plans.read(str(path)), {})
+
+
+@pytest.mark.parametrize(
+    ("trial", "says"),
+    [
+        ('method = "poisoning/fine_tune"\nattack = "evasion/pgd"', "in poisoning, got evasion/pgd, of evade"),
+        ('method = "evasion/jpeg"\nball = "linf:0.1"\nattack = "poisoning/badnets"', "in evasion, got poisoning/bad"),
+        ('method = "poisoning/fine_tune"\nattack = "poisoning/dlp"', "got poisoning/dlp, of cultivate"),
+    ],
+)
+def test_a_defence_is_judged_with_an_attack_of_its_own_area(tmp_path: Path, trial: str, says: str) -> None:
+    path = tmp_path / "plan.toml"
+    path.write_text(f'title = "t"\nrows = 9\n[limits]\n[[trial]]\n{trial}\n')
+    with pytest.raises(plans.BadPlan, match=says):
         plans.jobs(plans.read(str(path)), {})
 
 

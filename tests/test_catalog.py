@@ -68,8 +68,8 @@ def test_every_kind_is_read_from_kinds() -> None:
 
 def test_an_area_is_listed_alone() -> None:
     assert {found.area for found in cards("evasion")} == {"evasion"}
-    assert [found for area in ("evasion", "poisoning") for found in cards(area)] == cards()
-    with pytest.raises(UnknownMethod, match="expected an area out of evasion, poisoning"):
+    assert [found for area in ("evasion", "poisoning", "privacy") for found in cards(area)] == cards()
+    with pytest.raises(UnknownMethod, match="expected an area out of evasion, poisoning, privacy"):
         cards("poisning")
 
 

@@ -7,6 +7,7 @@ import hashlib
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -80,6 +81,24 @@ def test_bytes_stay_bytes_until_they_are_taken() -> None:
     assert held[0].dtype == torch.uint8
     taken, _ = data.as_tensors(held)
     assert torch.equal(taken, torch.tensor([[0.0, 0.2, 1.0]]))
+
+
+def test_arrays_are_rows_wherever_tensors_are() -> None:
+    x, y = torch.rand(5, 1, 2, 2), torch.tensor([0, 1, 1, 2, 0])
+    pixels = (x * 255).round().to(torch.uint8)
+    for held in (x, pixels):
+        arrays = cast("data.Rows", (held.numpy(), y.numpy()))
+        for kept in (data.raw, data.as_tensors):
+            for one, other in zip(kept(arrays, [3, 0]), kept((held, y), [3, 0]), strict=True):
+                assert one.dtype == other.dtype
+                assert torch.equal(one, other)
+    whole = data.raw(cast("data.Rows", (pixels.numpy(), y.numpy())))[0]
+    whole += 1
+    assert torch.equal(pixels, (x * 255).round().to(torch.uint8)), "a copy"
+    with pytest.raises(ValueError, match="whole numbers"):
+        data.raw(cast("data.Rows", (x.numpy(), y.float().numpy())))
+    with pytest.raises(ValueError, match=r"expected data as \(x, y\), got a tuple of 3"):
+        data.raw(cast("data.Rows", (x, y, y)))
 
 
 def test_arrays_become_tensors() -> None:
@@ -287,3 +306,23 @@ def test_a_class_rate_leaves_covers_out() -> None:
     assert held.poison.tolist() == [True, True, False, False, False, False]
     assert held.seen == (held.x, held.y)
     assert data.Poisoned(held.x, y, rows & False, y).class_rate == 0.0
+
+
+def test_floats_and_back_are_the_same_bytes() -> None:
+    every = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(data.floats(every), torch.tensor([value / 255 for value in range(256)]))
+    assert torch.equal(data.held_as(every, data.floats(every)), every)
+    assert data.held_as(every, torch.tensor([0.5019, 0.5021])).tolist() == [128, 128]
+    half = torch.tensor([0.3], dtype=torch.float64)
+    assert data.floats(half) is half
+    assert torch.equal(data.held_as(torch.zeros(1), half), half.float())
+
+
+def test_drawn_rows_are_so_many_at_most_in_order_and_by_seed() -> None:
+    rows = (torch.rand(100, 2), torch.zeros(100, dtype=torch.long))
+    assert data.drawn(rows, 100, 3).tolist() == data.drawn(rows, 900, 4).tolist() == list(range(100))
+    few, again, other = (data.drawn(rows, 30, seed).tolist() for seed in (3, 3, 4))
+    assert few == again == sorted(set(few))
+    assert len(few) == 30
+    assert few != other
+    assert max(few) > 30, "not simply the first"

@@ -126,6 +126,9 @@ def test_the_worse_end_of_the_interval_decides() -> None:
     assert "0.95, is at or above 0.9, the threshold for high (theft.agreement)" in because(
         "theft.agreement", at(0, 0.2, 0.95)
     )
+    assert because("theft.agreement", at(0, 0.2, 0.95), of="agreement").startswith(
+        "The upper end of the interval of agreement,"
+    )
     assert "not at or below any threshold" in because("evasion.robust_accuracy", at(0.95, 0.97, 1))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 from torch import Tensor
@@ -26,7 +26,9 @@ def method(
     rates: Sequence[float] = (),
     own: tuple[int, ...] = (),
     step_size: float = 0.1,
-    through: Callable[..., Any] | None = None,
+    pair: tuple[int, float] = (1, 0.5),
+    net: Callable[..., Any] | None = None,
+    clean: tuple[Tensor, Tensor] | None = None,
 ) -> None:
     """A method with every sort of knob."""
 
@@ -37,7 +39,7 @@ KINDS = hints(method)
 def test_values_follow_their_annotations() -> None:
     words = (
         "--ball linf:8/255 --steps 1_000 --step none --mode dlr --goal 3 --no-stop --rates 0.1,1/4 --own=1, "
-        "--step-size 1e-3 --through evasion/substitute"
+        "--step-size 1e-3 --pair 3,0.25 --net none --clean none"
     )
     values = read(words.split(" "), KINDS)
     assert str(values.pop("ball")) == "linf:0.0313725"
@@ -50,7 +52,9 @@ def test_values_follow_their_annotations() -> None:
         "rates": (0.1, 0.25),
         "own": (1,),
         "step_size": 0.001,
-        "through": "evasion/substitute",
+        "pair": (3, 0.25),
+        "net": None,
+        "clean": None,
     }
     assert read(["--stop"], KINDS) == {"stop": True}
     assert read(["--stop=false"], KINDS) == {"stop": False}
@@ -70,6 +74,13 @@ def test_values_follow_their_annotations() -> None:
         ("--ball linf", "--ball: expected a limit such as linf:8/255"),
         ("--goal three", "--goal: expected a whole number or none"),
         ("--stop=maybe", "--stop: expected true or false"),
+        ("--pair 3", "--pair: expected 2 numbers with commas between them, got '3'"),
+        ("--pair 3,1,2", "--pair: expected 2 numbers with commas between them, got '3,1,2'"),
+        ("--pair 3.5,1", "--pair: expected a whole number, got '3.5'"),
+        ("--pair 3,x", "--pair: expected a number, got 'x'"),
+        ("--net evasion/substitute", "--net: expected a value from Python or none, got"),
+        ("--clean 1", "--clean: expected none, got '1'"),
+        ("--share 5%", "unknown flag --share: expected --ball, --steps"),
         ("--rates 0.1,x", "--rates: expected a number, got 'x'"),
         ("steps 3", "expected a flag such as --ball, got 'steps'"),
     ],
@@ -90,6 +101,17 @@ def test_every_knob_with_a_default_takes_that_default_as_text(path: str) -> None
                 assert convert(given.default.strip("'\""), kinds[given.name]) == given.default.strip("'\"")
             elif given.default is not None and given.default[0].isdigit():
                 assert float(str(convert(given.default, kinds[given.name]))) == eval(given.default)
+            elif given.default is not None and given.default.startswith("("):
+                several = convert(given.default.strip("()"), kinds[given.name])
+                assert several == eval(given.default)
+                assert flags_fits(several, kinds[given.name])
+
+
+def test_words_of_its_own_name_what_a_flag_takes() -> None:
+    kinds = {"share": Annotated[str, "a share such as 5%"]}
+    with pytest.raises(BadFlag, match="expected a value after --share, a share such as 5%, got none"):
+        read(["--share"], kinds)
+    assert read(["--share", "5%"], kinds) == {"share": "5%"}
 
 
 @pytest.mark.parametrize(
@@ -100,6 +122,13 @@ def test_every_knob_with_a_default_takes_that_default_as_text(path: str) -> None
         (None, int | None, True),
         ([0.1, 0.2], tuple[float, ...], True),
         ("x", tuple[int, ...], False),
+        ([], tuple[int, ...], True),
+        ([1, 0.5], tuple[int, float], True),
+        ([0.5, 1], tuple[int, float], False),
+        ([1], tuple[int, float], False),
+        ([1, 0.5, 2], tuple[int, float], False),
+        ("mine:net", Callable[..., Any], False),
+        (max, Callable[..., Any], True),
     ],
 )
 def test_values_of_a_file_fit_the_annotation_or_not(value: object, annotation: Any, fits: bool) -> None:

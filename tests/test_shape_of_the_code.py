@@ -34,7 +34,7 @@ LAYERS = (
     {"kinds", "train", "trial"},
     {"method", "combine", "contract", "findings"},
     {"imported"},
-    {"subject", "compare"},
+    {"subject", "compare", "judging"},
     {"report"},
     {"AREA"},
     {"plan"},

@@ -479,6 +479,16 @@ def test_other_precisions_and_byte_orders_are_measured_in_float32(folder: Path) 
     assert subject.model(as_tensors(subject.test)[0]).dtype == torch.float32
 
 
+def test_arrays_that_cannot_be_written_to_are_copied_without_a_word(folder: Path, recwarn: Any) -> None:
+    (folder / "more.py").write_text(
+        "import numpy as np\nX, Y = np.full((4, 1, 2, 2), 0.5, 'f4'), np.arange(4)\nX.flags.writeable = False\n"
+        "Y.flags.writeable = False\ndef fixed():\n    return X, Y\n"
+    )
+    x, y = as_tensors(load(write(folder, 'model = "mine:model"\ntest = "more:fixed"')).test)
+    assert (float(x.min()), y.tolist()) == (0.5, [0, 1, 2, 3])
+    assert not [warned for warned in recwarn if "writ" in str(warned.message)]
+
+
 def test_a_password_in_an_address_is_not_shown() -> None:
     with pytest.raises(NoAnswer) as told:
         Endpoint("http://me:secret@127.0.0.1:1/p?token=abc", "scores", tries=1)(torch.zeros(1, 2))

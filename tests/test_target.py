@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -65,6 +67,23 @@ def test_metering_is_exact_beside_in_place_operations_and_leaves_no_hooks() -> N
     model(x)
     assert meter.forwards == 14
     assert not model._forward_hooks
+
+
+def test_a_copy_counts_where_its_model_does_and_loses_its_hook_when_watched() -> None:
+    model, x = nn.Linear(3, 2), torch.rand(4, 3)
+    with metered(model) as meter:
+        second, third = copy.deepcopy(model), copy.deepcopy(model)
+        second(x).sum().backward()
+        assert (meter.forwards, meter.backwards) == (4, 4)
+        whole = nn.Sequential(third, nn.ReLU())
+        for watched in (second, second, whole):
+            meter.watch(watched)
+        second(x)
+        whole(x)
+        assert meter.forwards == 12
+        model(x)
+        assert meter.forwards == 16
+    assert not any(part._forward_hooks for one in (model, second, whole) for part in one.modules())
 
 
 def test_frozen_gives_everything_back() -> None:

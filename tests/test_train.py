@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from buckler.nets import LinearModel, ResNet, SmallCNN
-from buckler.train import constant, cosine, fit, started, triangle
+from buckler.train import constant, cosine, cross_entropy, fit, lasting, portions, started, triangle
 
 
 def _blobs(many: int = 200) -> tuple[Tensor, Tensor]:
@@ -79,6 +81,39 @@ def test_what_cannot_be_trained_says_so() -> None:
         fit(_net(), (x, y), loss=lambda m, x, _: m(x).sum(1) * float("nan"), epochs=1)
     with pytest.raises(ValueError, match="at least one row"):
         fit(_net(), (x[:0], y[:0]), epochs=1)
+    with pytest.raises(ValueError, match="parameters to train"):
+        fit(nn.Flatten(), (x, y), epochs=1)
+    with pytest.raises(ValueError, match="parameters to train"):
+        fit(_net().requires_grad_(False), (x, y), epochs=1)
+    with pytest.raises(ValueError, match="one row to a batch, got 0"):
+        fit(_net(), (x, y), epochs=1, batch=0)
+
+
+@pytest.mark.parametrize("epochs", [-1, -0.1, math.inf, math.nan])
+def test_epochs_that_do_not_end_are_refused(epochs: float) -> None:
+    with pytest.raises(ValueError, match="epochs of 0 or more that end"):
+        fit(_net(), _blobs(8), epochs=epochs)
+    with pytest.raises(ValueError, match="epochs of 0 or more that end"):
+        lasting(1, epochs)
+
+
+@pytest.mark.parametrize("rate", [-0.1, math.inf, math.nan])
+def test_a_rate_is_above_zero_whatever_gives_it(rate: float) -> None:
+    for given in (rate, constant(rate), cosine(rate), lambda done: rate * (1 - done)):
+        with pytest.raises(ValueError, match="a rate above 0"):
+            fit(_net(), _blobs(8), epochs=1, rate=given)
+    with pytest.raises(ValueError, match="a rate above 0, got 0"):
+        fit(_net(), _blobs(8), epochs=1, rate=0.0)
+    fit(_net(), _blobs(8), epochs=1, rate=lambda done: max(0.0, done - 0.9))
+
+
+def test_no_epochs_change_nothing() -> None:
+    net = _net().train()
+    before = net.weight.detach().clone()
+    assert not fit(net, _blobs(8), epochs=0).training
+    assert torch.equal(net.weight, before)
+    fit(net, _blobs(8), epochs=0.01)
+    assert not torch.equal(net.weight, before), "any part of an epoch is one step at least"
 
 
 def test_networks_have_the_shapes_they_say() -> None:
@@ -145,3 +180,27 @@ def test_a_network_starts_by_its_seed_alone() -> None:
     assert torch.equal(torch.get_rng_state(), state)
     with pytest.raises(ValueError, match="got str from it"):
         started(lambda: "net", 0)
+    for given, named in ((None, "NoneType"), (_net(), "Linear")):
+        with pytest.raises(ValueError, match=f"a function that returns an untrained nn.Module, got {named}$"):
+            started(given, 0)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(("many", "batch", "sizes"), [(9, 4, [4, 5]), (8, 4, [4, 4]), (10, 4, [4, 4, 2]), (1, 4, [1]),
+                                                      (5, 4, [5]), (3, 1, [1, 1, 1])])  # fmt: skip
+def test_a_last_row_alone_joins_the_batch_before(many: int, batch: int, sizes: list[int]) -> None:
+    assert portions(many, batch) == sizes
+    x, y = _blobs(many)
+    seen: list[int] = []
+
+    def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        seen.append(len(x))
+        return cross_entropy(model, x, y)
+
+    for data in ((x, y), TensorDataset(x, y)):
+        fit(_net(), data, loss=loss, epochs=2, batch=batch)
+    assert seen == sizes * 4
+
+
+def test_batch_norm_over_vectors_trains_on_any_number_of_rows() -> None:
+    net = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
+    fit(net, _blobs(33), epochs=1, batch=32)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,6 +59,37 @@ def test_a_number_that_its_evidence_does_not_give_is_found_out(tmp_path: Path) -
         load(tmp_path / "t")
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("method", "evasion/fgsm"),
+        ("kind", "banana"),
+        ("params", {"steps": 40}),
+        ("params", []),
+        (
+            "threat",
+            {"sees": "labels", "changes": "input", "within": "linf:0.1", "wants": "any wrong label", "tags": []},
+        ),
+        ("subject", {"name": "s"}),
+        ("seed", "3"),
+        ("status", "inconclusive"),
+        ("reason", None),
+        ("checks", []),
+        ("estimates", {}),
+        ("cost", {}),
+        ("versions", None),
+        ("fingerprint", "abd"),
+    ],
+)
+def test_an_edited_record_is_found_out(tmp_path: Path, key: str, value: object) -> None:
+    save(_trial(), tmp_path / "t")
+    _edit(tmp_path / "t", **{key: value})
+    with pytest.raises(DamagedTrial, match="t: "):
+        load(tmp_path / "t")
+    _edit(tmp_path / "t", **{key: json.loads(json.dumps(_trial().record()))[key]})
+    assert load(tmp_path / "t").status == "ok", "written back as it was"
+
+
 def test_other_evidence_is_found_out(tmp_path: Path) -> None:
     save(_trial(), tmp_path / "t")
     save_file({"robust": torch.tensor([True] * 4)}, tmp_path / "t" / "evidence.safetensors")
@@ -84,15 +116,22 @@ def test_damage_is_one_error(tmp_path: Path, damage: str) -> None:
         load(folder)
 
 
-def test_a_save_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no limits to a file's size")
+@pytest.mark.parametrize("room", [100, 500])
+def test_a_save_that_fails_leaves_nothing(tmp_path: Path, room: int) -> None:
+    """A file may not grow past `room` bytes: the evidence is not written, or the record beside it is not."""
+    import resource
+
     save(_trial(), tmp_path / "t")
-
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("buckler.trial.save_file", full)
-    with pytest.raises(OSError, match="No space"):
-        save(replace(_trial(), seed=9), tmp_path / "t")
+    sizes = {file.name: file.stat().st_size for file in (tmp_path / "t").iterdir()}
+    assert 100 < sizes["evidence.safetensors"] < 500 < sizes["trial.json"]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            save(replace(_trial(), seed=9), tmp_path / "t")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert load(tmp_path / "t").seed == 3
     assert [p.name for p in tmp_path.iterdir()] == ["t"]
 

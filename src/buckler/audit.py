@@ -7,6 +7,7 @@ what changed. Trials are independent, so they fan out through joblib's backends.
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import shlex
@@ -30,9 +31,10 @@ from buckler import plan as plans
 from buckler.contract import check_contract, fatal
 from buckler.data import as_tensors, batches, count
 from buckler.findings import NotMeasured, Report, Severity, rules
+from buckler.imported import in_a_line
 from buckler.method import describe
 from buckler.plan import Job
-from buckler.prints import fingerprints
+from buckler.prints import fingerprints, lessons
 from buckler.report.render import render
 from buckler.runs import BadRun, begin, finished, read
 from buckler.subject import Subject, from_spec
@@ -184,7 +186,10 @@ def _per_row(job: Job, subject: Subject) -> int:
     """How many rows a trial's passes are counted over: those it attacks, or those it trains on."""
     if "ball" in job.asked or subject.train is None:
         return job.asked["rows"]
-    return min(count(subject.train), job.asked.get("train_rows", count(subject.train)))
+    evaluate = import_module(f"buckler.{job.area}.evaluate").evaluate
+    knob = inspect.signature(evaluate).parameters.get("train_rows")
+    most = job.asked.get("train_rows", None if knob is None else knob.default)
+    return count(subject.train) if most is None else min(count(subject.train), most)
 
 
 def _fan_out(
@@ -240,7 +245,8 @@ def run_trial(request: dict[str, Any], index: int, print_: str, out: str, thread
     started = time.monotonic()
     try:
         with redirect_stdout(sys.stderr):  # of a user's model that prints
-            trial = import_module(f"buckler.{job.area}.evaluate").evaluate(job.method, subject, tick=tick, **job.asked)
+            evaluate = import_module(f"buckler.{job.area}.evaluate").evaluate
+            trial = evaluate(job.method, subject, tick=tick, **{**_shared(evaluate, subject, out), **job.asked})
     except (KeyboardInterrupt, MemoryError):
         raise
     except Exception as error:  # whatever a method or a user's model does, the other trials go on
@@ -257,8 +263,16 @@ def run_trial(request: dict[str, Any], index: int, print_: str, out: str, thread
     return index + 1
 
 
+def _shared(evaluate: Callable[..., Trial], subject: Subject, out: str) -> dict[str, str]:
+    """The folder of what trials of one subject share, such as shadow models, for an area that has a use for it."""
+    if "keep" not in inspect.signature(evaluate).parameters:
+        return {}
+    return {"keep": str(Path(out) / "kept" / lessons(subject))}
+
+
 def _failed(job: Job, subject: dict[str, str], error: Exception, seconds: float) -> Trial:
     described = describe(job.method)
+    first = str(error).partition("\n")[0]
     return Trial(
         method=job.path,
         kind=described.kind,
@@ -267,7 +281,7 @@ def _failed(job: Job, subject: dict[str, str], error: Exception, seconds: float)
         subject=subject,
         seed=job.asked["seed"],
         status="failed",
-        reason=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}",
+        reason=f"{type(error).__name__}: {in_a_line(first) or 'no message'}",
         cost=Cost(seconds=seconds),
         source=described.source,
     )

@@ -28,6 +28,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 TRIAL = {"trial.json", "evidence.safetensors", "method.py.txt"}
+TEXTS = {
+    "ball": "a limit such as linf:8/255, or linf",
+    "share": "a share such as 5%",
+    "attack": "the path of an attack",
+    "through": "the path of a method",
+}
+"""What stays text here, and is read as a row of a plan is: a bare norm is a limit too, at the reference radius."""
 INTERRUPTED, GONE = 130, 141  # as shells count a process that SIGINT or SIGPIPE ended
 UsageError = typer.BadParameter.__mro__[1]  # click's, wherever this version of typer keeps it
 
@@ -224,11 +231,10 @@ def run(
     if out is not None:
         _free(out)
     evaluate = import_module(f"buckler.{path.partition('/')[0]}.evaluate").evaluate
-    # a limit stays text here: a bare norm is a limit too, at the reference radius
-    limit = "ball" if "ball" in hints(evaluate) else "share"
-    kinds = {**hints(evaluate), **hints(method), limit: str}
-    values = read(context.args, {name: kind for name, kind in kinds.items() if name != "tick"})
-    if limit == "ball" and "ball" not in values:
+    asks = {name: kind for name, kind in hints(evaluate).items() if name != "tick"}
+    texts = {name: Annotated[str, says] for name, says in TEXTS.items() if name in asks}
+    values = read(context.args, {**asks, **hints(method), **texts})
+    if "ball" in asks and "ball" not in values:
         raise ValueError(f"expected a limit for {path}, got none: add --ball linf:8/255, or --ball linf")
     how = console.chosen(display.value)
     spec, _ = _spec(subject, demo)

@@ -95,11 +95,22 @@ def count(data: Data) -> int:
     return len(data)
 
 
+def floats(x: Tensor) -> Tensor:
+    """`x` as float in [0, 1]: uint8 divided by 255, anything else as it is."""
+    return x.float() / 255 if x.dtype == torch.uint8 else x
+
+
+def held_as(like: Tensor, x: Tensor) -> Tensor:
+    """`x`, float in [0, 1], of the type of `like`: rounded to eight bits where that is uint8."""
+    return (x * 255).round().to(torch.uint8) if like.dtype == torch.uint8 else x.to(like.dtype)
+
+
 def batches(data: Data, size: int = 256, rows: int | Sequence[int] | Tensor | None = None) -> Iterator[Rows]:
     """Stream `data` in order as `x` `(B, ...)` float32 in [0, 1] and `y` `(B,)` int64, B <= `size`.
 
     `rows` is how many of the first rows to take, or which; all of them if not given. Only one batch is held at a time.
     """
+    data = _pair(data)
     many = count(data)
     index = range(min(rows, many)) if isinstance(rows, int) else range(many) if rows is None else _checked(rows, many)
     for start in range(0, len(index), size):
@@ -118,6 +129,7 @@ def as_tensors(data: Data, rows: int | Sequence[int] | Tensor | None = None) -> 
 
 def raw(data: Data, rows: int | Sequence[int] | Tensor | None = None) -> Rows:
     """`x` `(N, ...)` as uint8 where it is, else float32 in [0, 1], and `y` `(N,)` int64: checked, in memory, a copy."""
+    data = _pair(data)
     if not (isinstance(data, tuple) and data[0].dtype == torch.uint8):
         return as_tensors(data, rows)
     index = torch.arange(count(data))[:rows] if rows is None or isinstance(rows, int) else torch.as_tensor(rows)
@@ -137,6 +149,11 @@ def split(data: Data, share: float, *, seed: int = 0) -> tuple[Data, Data]:
         x, y = data
         return (x[first], y[first]), (x[second], y[second])
     return Subset(data, first.tolist()), Subset(data, second.tolist())
+
+
+def drawn(data: Data, most: int, seed: int) -> Tensor:
+    """Which rows of `data` to use where at most so many are: drawn by `seed` alone, in their order, `(N,)`."""
+    return torch.randperm(count(data), generator=torch.Generator().manual_seed(seed))[:most].sort().values
 
 
 def from_arrays(x: object, y: object) -> Rows:
@@ -244,6 +261,16 @@ def _verified(packed: bytes, name: str, where: str) -> bytes:
     return content
 
 
+def _pair(data: Data) -> Data:
+    """`data` as it is, or as tensors where it is a pair of arrays; a `ValueError` for a tuple that is no pair."""
+    if not isinstance(data, tuple):
+        return data
+    parts = cast("tuple[object, ...]", data)
+    if len(parts) != 2:
+        raise ValueError(f"expected data as (x, y), got a tuple of {len(parts)}")
+    return data if all(isinstance(part, Tensor) for part in parts) else from_arrays(*parts)
+
+
 def _checked(rows: Sequence[int] | Tensor, many: int) -> list[int]:
     index = [int(row) for row in rows]
     if index and not 0 <= min(index) <= max(index) < many:
@@ -282,7 +309,7 @@ def _tensor(value: object, what: str) -> Tensor:
             raise ValueError(f"expected {what} as a dense tensor, got {value.layout}: call .to_dense() on it")
         return value.detach()
     try:
-        array = np.asarray(value)
+        array = np.require(value, requirements="W")  # torch warns of what cannot be written to
         return torch.as_tensor(array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("=")))
     except (TypeError, ValueError) as error:
         raise ValueError(f"expected {what} as tensors or arrays of numbers, got {_named(value)}") from error
@@ -297,7 +324,7 @@ def _inputs(x: Tensor, part: Sequence[int]) -> Tensor:
     if not x[:1].numel():
         raise ValueError(f"expected inputs (N, ...) with at least one element per row, got {tuple(x.shape)}")
     if x.dtype == torch.uint8:
-        return x.float() / 255
+        return floats(x)
     if not x.is_floating_point():
         raise ValueError(f"expected inputs as uint8 or float in [0, 1], got {x.dtype}")
     x = x.float()

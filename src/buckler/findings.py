@@ -137,12 +137,12 @@ def severity(rule: str, estimate: Estimate, table: Mapping[str, Rule] | None = N
     return _judge(rule, estimate, table)[0]
 
 
-def because(rule: str, estimate: Estimate, table: Mapping[str, Rule] | None = None) -> str:
-    """The sentence that says why `severity` says what it says."""
-    return _judge(rule, estimate, table)[1]
+def because(rule: str, estimate: Estimate, table: Mapping[str, Rule] | None = None, *, of: str = "") -> str:
+    """The sentence that says why `severity` says what it says; `of` names the estimate where a reader sees several."""
+    return _judge(rule, estimate, table, of)[1]
 
 
-def _judge(rule: str, estimate: Estimate, table: Mapping[str, Rule] | None) -> tuple[Severity, str]:
+def _judge(rule: str, estimate: Estimate, table: Mapping[str, Rule] | None, of: str = "") -> tuple[Severity, str]:
     table = rules() if table is None else table
     if rule not in table:
         raise ValueError(f"expected a severity rule out of {', '.join(sorted(table))}, got {rule!r}")
@@ -152,7 +152,7 @@ def _judge(rule: str, estimate: Estimate, table: Mapping[str, Rule] | None) -> t
         raise ValueError(f"expected a measured estimate for {rule}, got {estimate}: say 'not measured' instead")
     end = "lower" if row.worse == "small" else "upper"
     side = "at or below" if row.worse == "small" else "at or above"
-    start = f"The {end} end of the interval, {number:.3g}, is"
+    start = f"The {end} end of the interval{f' of {of}' if of else ''}, {number:.3g}, is"
     for level in row.levels:
         if row.applies(level, number):
             return level, f"{start} {side} {row.levels[level]:g}, the threshold for {level} ({rule})."

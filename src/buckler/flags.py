@@ -9,7 +9,7 @@ import types
 import typing
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 from torch import Tensor
 
@@ -85,8 +85,12 @@ def _is(value: object, kind: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool)
     if origin is Literal:
         return value in arguments
-    if origin in (tuple, list) or (isinstance(origin, type) and issubclass(origin, Sequence)):
-        return isinstance(value, tuple | list) and all(fits(item, arguments[0]) for item in cast("list[object]", value))
+    if origin is collections.abc.Callable:
+        return callable(value)
+    if _several(kind):
+        items = cast("list[object]", value) if isinstance(value, tuple | list) else None
+        wanted = _each(kind, len(items or ()))
+        return items is not None and len(wanted) == len(items) and all(map(fits, items, wanted))
     try:
         return not isinstance(kind, type) or isinstance(value, kind)
     except TypeError:  # a protocol, which cannot be asked
@@ -114,10 +118,25 @@ def _as(text: str, kind: Any) -> object:
         return next((value for value in arguments if str(value) == text), Ellipsis)
     if kind is Ball:
         return Ball.parse(text)
-    if origin in (tuple, list) or (isinstance(origin, type) and issubclass(origin, Sequence)):
-        return tuple(convert(part.strip(), arguments[0]) for part in text.split(",") if part.strip())
-    # a function is named by its path, and found by whoever asked
-    return text if kind is str or origin is collections.abc.Callable else Ellipsis
+    if _several(kind):
+        parts = [part.strip() for part in text.split(",") if part.strip()]
+        wanted = _each(kind, len(parts))
+        return tuple(map(convert, parts, wanted)) if len(wanted) == len(parts) else Ellipsis
+    if origin is Annotated:
+        return _as(text, arguments[0])
+    return text if kind is str else Ellipsis
+
+
+def _several(kind: Any) -> bool:
+    origin = typing.get_origin(kind)
+    return isinstance(origin, type) and issubclass(origin, Sequence)
+
+
+def _each(kind: Any, many: int) -> list[Any]:
+    """What each of `many` items has to be, as many as there have to be: all alike, or by place in a plain tuple."""
+    arguments = typing.get_args(kind)
+    plain = typing.get_origin(kind) is tuple and arguments[-1] is not Ellipsis
+    return list(arguments) if plain else [arguments[0]] * many
 
 
 def _switch(annotation: Any) -> bool:
@@ -125,24 +144,30 @@ def _switch(annotation: Any) -> bool:
 
 
 def named(annotation: Any) -> str:
-    """What `annotation` asks for, in words."""
+    """What `annotation` asks for, in words: its own, where it is annotated with them."""
     words: list[str] = []
     for kind in _members(annotation):
+        if kind is Tensor or Tensor in typing.get_args(kind):
+            continue  # there are no words for it
         if typing.get_origin(kind) is Literal:
             words += [str(value) for value in typing.get_args(kind)]
+        elif typing.get_origin(kind) is Annotated:
+            words.append(typing.get_args(kind)[1])
         elif kind is type(None):
             words.append("none")
         elif kind is Ball:
             words.append("a limit such as linf:8/255")
-        elif typing.get_origin(kind) in (tuple, list) or kind is Tensor:
-            words.append("numbers with commas between them" if kind is not Tensor else "")
+        elif _several(kind):
+            many = len(_each(kind, 0))
+            words.append(f"{many} numbers with commas between them" if many else "numbers with commas between them")
+        elif typing.get_origin(kind) is collections.abc.Callable:
+            words.append("a value from Python")
         else:
             words.append({int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "a name"))
-    named = list(dict.fromkeys(word for word in words if word))
-    return " or ".join(named) or "a value from Python"
+    return " or ".join(dict.fromkeys(words)) or "a value from Python"
 
 
 def _unknown(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, 2, 0.5)
+    near = difflib.get_close_matches(name, known, 2)
     hint = " or ".join(f"--{spelled(n)}" for n in near) or ", ".join(f"--{spelled(n)}" for n in known)
     return f"unknown flag --{spelled(name)}: expected {hint}"

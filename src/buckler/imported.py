@@ -1,6 +1,7 @@
 """The user's own functions, `module:name`, imported from beside their file and called there.
 
-Whatever a user's code raises becomes one sentence with its place; what it prints goes to stderr.
+Whatever a user's code raises becomes one sentence with its place; what it prints goes to stderr; and what it sets for
+all of torch is set back.
 """
 
 from __future__ import annotations
@@ -64,10 +65,26 @@ def _beside(folder: Path) -> Generator[None, None, None]:
     importlib.invalidate_caches()
     sys.path.insert(0, str(folder))
     try:
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(sys.stderr), _as_before():
             yield
     finally:
         sys.path.remove(str(folder))
+
+
+@contextmanager
+def _as_before() -> Generator[None, None, None]:
+    """Set back what holds for all of torch: a user's code may turn gradients off, say, and never on again."""
+    gradients, dtype = torch.is_grad_enabled(), torch.get_default_dtype()
+    device, threads = torch.get_default_device(), torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_grad_enabled(gradients)
+        torch.set_default_dtype(dtype)
+        if torch.get_default_device() != device:
+            torch.set_default_device(device)
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
 
 
 def _theirs(name: str, file: Path) -> bool:
@@ -84,8 +101,13 @@ def raised(error: BaseException) -> str:
         ours = file.startswith("<frozen") or Path(file).parent == Path(__file__).parent
         place = "" if ours else f" ({Path(file).name}, line {trace.tb_lineno})"
         trace = trace.tb_next
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}{f': {text[:300]}' if text else ''}{place}"
+    text = in_a_line(str(error))
+    return f"{type(error).__name__}{f': {text}' if text else ''}{place}"
+
+
+def in_a_line(text: str) -> str:
+    """An error's text on one line that any terminal can show: it may hold control characters, and be long."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))[:300]
 
 
 class _Float32(nn.Module):

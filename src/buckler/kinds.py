@@ -27,6 +27,9 @@ Defended: TypeAlias = nn.Module
 Copy: TypeAlias = nn.Module
 """A model made from another's answers."""
 
+Membership: TypeAlias = Tensor
+"""How probably a model learnt from each row: a score per row, `(B,)`, higher for a member."""
+
 Repaired: TypeAlias = nn.Module
 """A copy of the given model from which a backdoor was to be removed."""
 
@@ -125,6 +128,10 @@ class Probe(Protocol):
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, /) -> Readings: ...
 
 
+class Infer(Protocol):
+    def __call__(self, target: nn.Module | Oracle, x: Tensor, y: Tensor, /) -> Membership: ...
+
+
 class Extract(Protocol):
     def __call__(self, oracle: Oracle, pool: Tensor, /) -> Copy: ...
 
@@ -154,4 +161,5 @@ KINDS = {
     "Anomaly": "inspect",
     "Repaired": "repair",
     "Cultivated": "cultivate",
+    "Membership": "infer",
 }

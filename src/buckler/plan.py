@@ -156,12 +156,15 @@ def _job(row: Row, index: int, plan: Plan, limits: Mapping[str, float], seed: in
     knobs: dict[str, Any] = {}
     for key, value in (row.model_extra or {}).items():
         if key in asks and key not in ("seed", "subject", "method", "tick"):
-            asked[key] = _method(value, key, where) if key in METHODS else _sound(key, value, hints(evaluate), where)
+            sound = _method(value, key, area, where) if key in METHODS else _sound(key, value, hints(evaluate), where)
+            asked[key] = sound
         elif key in described.knobs and key not in ("ball", "share", "seed"):
             knobs[key] = _sound(key, value, hints(find(row.method)), where, described.params.get(key))
         else:
             known = ", ".join(sorted((set(described.knobs) | asks | set(OWN)) - {"subject", "tick", "seed"}))
             raise BadPlan(f"{where}: unknown key {key!r}, expected one of {known}")
+    if "share" in asked and "attack" not in asked and described.kind != "poison":
+        raise BadPlan(f"{where}: a share is of rows that an attack touches, and none is named: add attack, or no share")
     if row.curve:
         if "ball" not in asked:
             raise BadPlan(f"{where}: a curve is over radii, and this area has none: remove curve")
@@ -188,13 +191,14 @@ def _limit(row: Row, asks: set[str], limits: Mapping[str, float], where: str) ->
         raise BadPlan(f"{where}: {error}") from None
 
 
-def _method(path: object, key: str, where: str) -> Method:
-    """A surrogate's maker, or the attack that a defence is judged with, by its path."""
+def _method(path: object, key: str, area: str, where: str) -> Method:
+    """A surrogate's maker, or the attack that a defence is judged with, by its path: of the trial's own area."""
     kinds = {"through": ("extract",), "attack": ("evade", "poison")}[key]
     try:
         found = find(str(path))
-        if describe(found).kind not in kinds:
-            raise ValueError(f"expected a method of the kind {kinds[0]}, got {path}, of {describe(found).kind}")
+        if describe(found).kind not in kinds or str(path).partition("/")[0] != area:
+            wanted = " or ".join(kinds)
+            raise ValueError(f"expected a method of the kind {wanted} in {area}, got {path}, of {describe(found).kind}")
     except (ValueError, LookupError) as error:
         raise BadPlan(f"{where}, {key}: {error}") from None
     return found

@@ -3,38 +3,41 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
-from functools import cache
+import inspect
+from contextlib import suppress
+from functools import cache, partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from buckler.data import batches
-from buckler.method import describe
+from buckler.data import as_tensors, batches
+from buckler.method import describe, plain
 from buckler.plan import Job
 from buckler.subject import Subject
+from buckler.target import Oracle, frozen
+from buckler.train import started
 from buckler.trial import fingerprint, fingerprint_model, fingerprint_tensors
 
 
 def fingerprints(todo: list[Job], subject: Subject, identity: dict[str, str]) -> list[str]:
     """What identifies each trial: its method and knobs, what was asked, the subject, and the code that it runs on."""
     learns = ["ball" not in job.asked or describe(job.method).kind == "loss" or "through" in job.asked for job in todo]
-    train = subject.test if subject.train is None else subject.train
-    lessons = _lessons(batches(train, 1024), subject.net) if any(learns) else ""
-    return [_fingerprint(job, identity, lessons if own else "") for job, own in zip(todo, learns, strict=True)]
+    about = {"identity": identity, "network": _network(subject.model), "answers": _answers(subject)}
+    learnt = lessons(subject) if any(learns) else ""
+    return [_fingerprint(job, about, learnt if own else "") for job, own in zip(todo, learns, strict=True)]
 
 
-def _fingerprint(job: Job, identity: dict[str, str], lessons: str) -> str:
+def _fingerprint(job: Job, subject: dict[str, object], lessons: str) -> str:
     described = describe(job.method)
-    others = {key: describe(value) for key, value in job.asked.items() if callable(value)}
+    others = [describe(value).source for value in job.asked.values() if callable(value)]
     parts = {
         "method": job.path,
         "params": described.params,
-        "asked": {key: others[key].path if key in others else str(value) for key, value in job.asked.items()},
-        "subject": identity,
+        "asked": {key: plain(value) for key, value in job.asked.items()},
+        "subject": subject,
         "lessons": lessons,
-        "sources": [one.source for one in (described, *others.values())],
+        "sources": [described.source, *others],
         "code": [_code(job.area), torch.__version__],
     }
     return fingerprint(parts)
@@ -49,13 +52,45 @@ def _code(area: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def _lessons(rows: Iterable[tuple[Tensor, Tensor]], net: Callable[[], nn.Module] | None) -> str:
-    """Of what a defence by training or a substitute learns from: the training rows, and the network as it begins."""
+def lessons(subject: Subject) -> str:
+    """Of what is learnt from and how: all training and test rows, the recipe, and the network as it begins."""
     digest = hashlib.sha256()
-    for x, y in rows:
-        digest.update(fingerprint_tensors({"x": x, "y": y}).encode())
-    if net is not None:
-        with torch.random.fork_rng([]):
-            torch.manual_seed(0)
-            digest.update(fingerprint_model(net()).encode())
-    return digest.hexdigest()[:16]
+    for data in (subject.test, subject.train):
+        for x, y in () if data is None else batches(data, 1024):
+            digest.update(fingerprint_tensors({"x": x, "y": y}).encode())
+        digest.update(b"|")
+    parts: dict[str, object] = {"rows": digest.hexdigest(), "recipe": _written(subject.recipe)}
+    if subject.net is not None:
+        first = started(subject.net, 0)
+        parts["net"] = [_written(subject.net), _network(first), fingerprint_model(first)]
+    return fingerprint(parts)
+
+
+def _network(model: nn.Module | Oracle) -> object:
+    """Of a model that can be seen into: how its modules compute, which their weights and names do not say."""
+    return [] if isinstance(model, Oracle) else sorted({str(_written(type(module))) for module in model.modules()})
+
+
+def _answers(subject: Subject) -> str:
+    """Of a model that can be seen into: what it answers on the first rows, to two digits, as code elsewhere decides."""
+    model = subject.model
+    if isinstance(model, Oracle):
+        return ""  # its identity has its labels
+    x, _ = as_tensors(subject.test, 16)
+    device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    with torch.random.fork_rng(), torch.no_grad(), frozen(model):
+        torch.manual_seed(0)
+        return fingerprint_tensors({"answers": model(x.to(device)).bfloat16()})
+
+
+def _written(value: object) -> object:
+    """A function or class by its name and the file that it is written in, with what it is configured with."""
+    if isinstance(value, partial):
+        given = {**{str(place): item for place, item in enumerate(value.args)}, **value.keywords}
+        return [_written(value.func), {name: _written(item) for name, item in given.items()}]
+    if not callable(value):
+        return plain(value)
+    made = value if inspect.isroutine(value) or inspect.isclass(value) else type(value)
+    with suppress(OSError, TypeError):  # of what is built in, or was typed in
+        return [made.__qualname__, hashlib.sha256(Path(inspect.getfile(made)).read_bytes()).hexdigest()]
+    return made.__qualname__

@@ -5,17 +5,47 @@ from __future__ import annotations
 import json
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from buckler.trial import DamagedTrial, Trial, load
 
 SCHEMA = "buckler/run/1"
-TABLES = dict.fromkeys(("spec", "content", "limits", "subject"), dict)
-FIELDS: dict[str, Any] = {"plan": str, "gate": str, "seed": int, "rows": int | None, "trials": list, **TABLES}
 
 
 class BadRun(ValueError):
     """A run that cannot be started or continued, in one sentence."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class _Subject(_Strict):
+    name: str
+    model: str
+    data: str
+
+
+class _Content(_Strict):
+    trial: list[dict[str, Any]]
+
+
+class _Run(_Strict):
+    """What `run.json` has to hold so that a report can be made of it; its plan is checked as every plan is."""
+
+    written: Literal["buckler/run/1"] = Field(alias="schema")
+    plan: str
+    gate: str
+    seed: int
+    rows: int | None
+    trials: list[Annotated[str, Field(pattern="^[0-9a-f]{16}$")]]
+    spec: dict[str, str]
+    content: _Content
+    limits: dict[str, float]
+    severity: dict[str, Any] = {}
+    subject: _Subject
 
 
 def begin(out: Path, request: dict[str, Any]) -> dict[str, Any]:
@@ -49,14 +79,19 @@ def begin(out: Path, request: dict[str, Any]) -> dict[str, Any]:
 def read(out: Path) -> dict[str, Any]:
     try:
         run = json.loads((out / "run.json").read_text("utf8"))
-        wrong = [key for key, kind in FIELDS.items() if not isinstance(run.get(key), kind)]
     except (FileNotFoundError, NotADirectoryError):
         raise BadRun(f"expected a run folder with a run.json, got {out}") from None
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadRun(f"{out}/run.json is not readable ({error}): name another folder with --out") from None
-    if run.get("schema") != SCHEMA or wrong:
-        got = f"one without a sound {wrong[0]}" if wrong else f"{run['schema']!r}"
-        raise BadRun(f"{out}/run.json: expected schema {SCHEMA}, got {got}: name another folder with --out")
+    try:
+        sound = _Run.model_validate(run)
+        wrong = "" if len(sound.trials) == len(sound.content.trial) else "trials"
+    except ValidationError as error:
+        wrong = ".".join(str(part) for part in error.errors()[0]["loc"]) or "table"
+    if wrong:
+        raise BadRun(
+            f"{out}/run.json: expected schema {SCHEMA}, got one without a sound {wrong}: name another folder with --out"
+        )
     return run
 
 
@@ -68,7 +103,7 @@ def finished(out: Path, prints: list[str], *, failed: bool = False) -> dict[int,
     kept: dict[int, Trial] = {}
     for index, print_ in enumerate(prints):
         folder = out / "trials" / print_
-        if not folder.is_dir():
+        if not folder.exists() and not folder.is_symlink():
             continue
         try:
             trial = load(folder)

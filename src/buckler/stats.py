@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -47,8 +48,11 @@ class Estimate:
         return cls(value, low, high, int(str(record["n"])), level, str(record["how"]))
 
 
-def clopper_pearson(hits: int, n: int, level: float = LEVEL) -> tuple[float, float]:
-    """The exact interval of a proportion (Clopper and Pearson, Biometrika 1934): coverage is at least `level`."""
+def clopper_pearson(hits: float, n: float, level: float = LEVEL) -> tuple[float, float]:
+    """The exact interval of a proportion (Clopper and Pearson, Biometrika 1934): coverage is at least `level`.
+
+    Neither hits nor rows need be whole numbers.
+    """
     tail = (1 - level) / 2
     low = float(scipy_stats.beta.ppf(tail, hits, n - hits + 1)) if hits > 0 else 0.0
     high = float(scipy_stats.beta.ppf(1 - tail, hits + 1, n - hits)) if hits < n else 1.0
@@ -111,11 +115,110 @@ def difference(flags: Tensor, of: str, level: float = LEVEL) -> Estimate:
     return Estimate(value, max(low, -1.0), min(high, 1.0), n, level, f"difference of {of}")
 
 
+def area(ranked: Tensor, of: str, level: float = LEVEL) -> Estimate:
+    """The area under the ROC curve of `ranked` `(N, 2)`: scores, and 1 for a bad row, 0 for a clean one, -1 for none.
+
+    It is how probably a bad row has a higher score than a clean one (a tie counts half). The interval is the exact one
+    of a proportion of so many rows that it has the variance of DeLong, DeLong and Clarke-Pearson (Biometrics 44, 1988),
+    for which bad and clean rows are both drawn (Korn and Graubard, Survey Methodology 24, 1998). They are at least as
+    many as the rarer kind has (Birnbaum and Klose, 1957), and at most what they are where scores say nothing, because
+    few rows show less variance than there is where hardly a score is out of order.
+    """
+    score, truth = ranked[:, 0].double(), ranked[:, 1]
+    bad, clean = score[truth == 1], score[truth == 0]
+    m, n = len(bad), len(clean)
+    if min(m, n) == 0:
+        return Estimate(math.nan, math.nan, math.nan, 0, level, f"area of {of}")
+    above, below = placements(bad, clean), placements(clean, bad)
+    value = float(above.mean())
+    variance = float(above.var() / m + below.var() / n) if min(m, n) > 1 else math.inf
+    worth = value * (1 - value) / variance if variance > 0 else 0.0
+    worth = max(min(worth, 3 * m * n / (m + n + 1)), min(m, n))
+    return Estimate(value, *clopper_pearson(value * worth, worth, level), m + n, level, f"area of {of}")
+
+
+def placements(own: Tensor, others: Tensor) -> Tensor:
+    """For every score in `own` `(M,)` the share of `others` `(N,)` that are lower; ties count half: `(M,)`."""
+    ordered, own = others.double().sort().values, own.double().contiguous()
+    below = torch.searchsorted(ordered, own, right=False) + torch.searchsorted(ordered, own, right=True)
+    return below.double() / (2 * len(ordered))
+
+
+def rating(effect: Tensor, of: str, level: float = LEVEL) -> Estimate:
+    """(max(0, a) - max(0, b) + 1) / 2 of the means a, b of `effect` `(N, 2)`, each entry -1, 0 or 1, or NaN for no row.
+
+    a is what was to fall and did, b what was not to fall and did: 0.5 is useless, 1 perfect. The interval is MOVER's
+    (Zou and Donner, Statistics in Medicine 27, 2008) of the two `difference`s, taken as independent.
+    """
+    kept = [difference(column[column.isfinite()], of, level) for column in effect.unbind(1)]
+    n = min(one.n for one in kept)
+    if n == 0:
+        return Estimate(math.nan, math.nan, math.nan, 0, level, f"rating of {of}")
+    (a, b), (a_low, b_low), (a_high, b_high) = (
+        [max(0.0, end) for end in ends] for ends in zip(*((one.value, one.low, one.high) for one in kept), strict=True)
+    )
+    low = a - b - math.hypot(a - a_low, b_high - b)
+    high = a - b + math.hypot(a_high - a, b - b_low)
+    return Estimate((a - b + 1) / 2, max(0.0, (low + 1) / 2), min(1.0, (high + 1) / 2), n, level, f"rating of {of}")
+
+
+def found(ranked: Tensor, of: str, level: float = LEVEL, *, alarms: float = 0.01) -> Estimate:
+    """The share of bad rows that are found where a share `alarms` of clean ones is flagged; `ranked` as for `area`.
+
+    The value is that of the lowest threshold which no more than this share of the clean rows measured is above. Its
+    interval knows that the threshold is measured as well: two order statistics of the clean scores hold the true one
+    between them, and each has the exact interval of the bad rows above it, every end with a fourth of what is left of
+    `level`. With too few clean rows to see such a share at all the lower end is 0.
+    """
+    how = f"share found at {alarms:.2g} of {of}"
+    score, truth = ranked[:, 0].double(), ranked[:, 1]
+    bad, clean = score[truth == 1], score[truth == 0].sort(descending=True).values
+    m, n = len(bad), len(clean)
+    if min(m, n) == 0:
+        return Estimate(math.nan, math.nan, math.nan, 0, level, how)
+    least, spare = math.floor(alarms * n + 1e-9), (1 - level) / 4
+    value = int((bad > clean[least]).sum()) / m if least < n else 1.0
+    strict = int(scipy_stats.binom.ppf(spare, n, alarms))
+    loose = int(scipy_stats.binom.ppf(1 - spare, n, alarms)) + 1
+    surely = int((bad > clean[strict - 1]).sum()) if strict else 0
+    at_most = int((bad >= clean[loose - 1]).sum()) if loose <= n else m
+    low, high = (clopper_pearson(hits, m, 1 - 2 * spare)[end] for end, hits in ((0, surely), (1, at_most)))
+    return Estimate(value, min(low, value), max(high, value), m + n, level, how)
+
+
+def trusted(ranked: Tensor, of: str, level: float = LEVEL, *, alarms: float = 0.01, prior: float = 0.1) -> Estimate:
+    """The share of flagged rows that are bad, where a share `prior` of all rows is: see `found`, which it follows."""
+    caught = found(ranked, of, level, alarms=alarms)
+    ends = [prior * e / (prior * e + (1 - prior) * alarms) for e in (caught.value, caught.low, caught.high)]
+    return Estimate(ends[0], ends[1], ends[2], caught.n, level, f"share true at {alarms:.2g} and {prior:.2g} of {of}")
+
+
+def balanced(judged: Tensor, of: str, level: float = LEVEL) -> Estimate:
+    """The mean of how many bad and how many clean rows are judged right; `judged` `(N, 2)` is guess and truth, 0 or 1.
+
+    The interval is MOVER's (Zou and Donner, Statistics in Medicine 27, 2008) of the two exact ones.
+    """
+    right, truth = judged[:, 0] == judged[:, 1], judged[:, 1] == 1
+    a, b = share(right[truth], of, level), share(right[~truth], of, level)
+    if min(a.n, b.n) == 0:
+        return Estimate(math.nan, math.nan, math.nan, 0, level, f"share balanced of {of}")
+    value = (a.value + b.value) / 2
+    low = value - math.hypot(a.value - a.low, b.value - b.low) / 2
+    high = value + math.hypot(a.high - a.value, b.high - b.value) / 2
+    return Estimate(value, max(low, 0.0), min(high, 1.0), a.n + b.n, level, f"share balanced of {of}")
+
+
 STATISTICS: Mapping[str, Callable[[Tensor, str, float], Estimate]] = {
     "share": share,
     "mean": mean,
     "median": median,
     "difference": difference,
+    "area": area,
+    "rating": rating,
+    "share found at 0.01": partial(found, alarms=0.01),
+    "share found at 0.001": partial(found, alarms=0.001),
+    "share true at 0.01 and 0.1": partial(trusted, alarms=0.01, prior=0.1),
+    "share balanced": balanced,
 }
 
 

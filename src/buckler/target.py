@@ -84,6 +84,8 @@ class Meter:
     forwards: int = 0
     backwards: int = 0
     started: float = field(default_factory=time.perf_counter)
+    method_seconds: float = 0.0
+    """Of all seconds those that a method itself took, where a run trains and measures as well."""
     tick: Callable[[Meter], None] | None = None
     _handles: dict[nn.Module, RemovableHandle] = field(default_factory=lambda: {})
 
@@ -92,14 +94,26 @@ class Meter:
         return time.perf_counter() - self.started
 
     def watch(self, model: nn.Module) -> None:
-        """Count what goes through `model` from now on; watching it twice counts once."""
-        if model not in self._handles and self._forward not in model._forward_hooks.values():
-            self._handles[model] = model.register_forward_hook(self._forward)
+        """Count what goes through `model` from now on; watching it twice counts once.
+
+        Copies of a watched model are counted too: they share its hook, which is taken off those that are watched.
+        """
+        if model in self._handles:
+            return
+        for part in model.modules():
+            if part not in self._handles:
+                for key in [key for key, hook in part._forward_hooks.items() if hook == self._forward]:
+                    del part._forward_hooks[key]
+        self._handles[model] = model.register_forward_hook(self._forward)
 
     def stop(self) -> None:
         for handle in self._handles.values():
             handle.remove()
         self._handles.clear()
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Meter:
+        """Itself: the copy of a model that is watched counts here."""
+        return self
 
     def _forward(self, _module: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
         self.forwards += len(inputs[0])

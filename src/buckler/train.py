@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from buckler.data import floats
+
 Data = tuple[Tensor, Tensor] | Dataset[tuple[Tensor, Tensor]]
 LossPerRow = Callable[[nn.Module, Tensor, Tensor], Tensor]
 SMALL = 1 << 30
@@ -44,21 +46,29 @@ def fit(
     `loss` gives one loss per row; it is called with the model in training mode, and with row numbers as `y` it can look
     up whatever belongs to a row. `rate` is the peak of a schedule that rises for the first fifth and falls to zero, or
     a function of the share of training done, such as `constant(1e-4)` or `cosine(0.01)`. A fraction of an epoch is
-    allowed. `augment` changes a batch `(B, ...)` on the device. `tick(done, mean_loss)` is told
-    the share of training done after each step. The global random state is forked, so `seed` alone decides the draws
-    (on one machine and thread count). A loss that is not finite raises a `ValueError`.
+    allowed; none leaves the weights as they are. `augment` changes a batch `(B, ...)` on the device.
+    `tick(done, mean_loss)` is told the share of training done after each step. The global random state is forked, so
+    `seed` alone decides the draws (on one machine and thread count). Raises `ValueError` for no rows, no parameters to
+    train, a batch, epochs or a rate that are none, and a loss that is not finite.
     """
-    where = next(model.parameters()).device
     plan = rate if callable(rate) else triangle(rate)
     many = len(data[0]) if isinstance(data, tuple) else len(data)  # pyright: ignore[reportArgumentType]
     if many == 0:
         raise ValueError("expected at least one row to train on, got none")
-    per_epoch = math.ceil(many / batch)
-    total = max(1, round(epochs * per_epoch))
+    lasting(epochs)
+    total = max(1, round(epochs * len(portions(many, batch))))
+    if epochs == 0:
+        return model.eval()
+    first = plan(1 / (total + 1))
+    if rate == 0 or not 0 <= first < math.inf:
+        raise ValueError(f"expected a rate above 0, got {first:.3g} to begin with")
+    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not wanted:
+        raise ValueError("expected a model with parameters to train, got none that requires a gradient")
+    where = wanted[0].device
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = model.train()
-        wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
         descent = (
             torch.optim.SGD(wanted, 1.0, momentum=0.9, weight_decay=decay, nesterov=True)
             if optimizer == "sgd"
@@ -68,8 +78,7 @@ def fit(
         done = 0
         while done < total:
             for x, y in _shuffled(data, batch, where):
-                x = x.float() / 255 if x.dtype == torch.uint8 else x
-                x = x if augment is None else augment(x)
+                x = floats(x) if augment is None else augment(floats(x))
                 with torch.autocast(where.type, torch.bfloat16) if precision == "bfloat16" else nullcontext():
                     value = loss(model, x, y).mean()
                 descent.zero_grad(set_to_none=True)
@@ -91,8 +100,33 @@ def fit(
     return model.eval()
 
 
+def portions(many: int, batch: int) -> list[int]:
+    """How many of `many` rows each step of an epoch takes: `batch`, and what is left.
+
+    A single row that is left joins the step before: of one row a batch norm has no variance. A `ValueError` for a
+    batch of no rows.
+    """
+    if batch < 1:
+        raise ValueError(f"expected at least one row to a batch, got {batch}")
+    full, left = divmod(many, batch)
+    if left == 1 and full:
+        return [batch] * (full - 1) + [batch + 1]
+    return [batch] * full + [left] * (left > 0)
+
+
+def lasting(*epochs: float) -> None:
+    """A `ValueError` unless training can end after every one of `epochs`."""
+    for many in epochs:
+        if not 0 <= many < math.inf:
+            raise ValueError(f"expected epochs of 0 or more that end, got {many}")
+
+
 def started(net: Callable[[], nn.Module], seed: int) -> nn.Module:
     """An untrained network, drawn by `seed` alone; a `ValueError` if `net` does not make one."""
+    if isinstance(net, nn.Module) or not callable(net):
+        raise ValueError(
+            f"expected a function that returns an untrained nn.Module, got {type(cast(object, net)).__name__}"
+        )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = cast(object, net())
@@ -120,11 +154,11 @@ def _shuffled(data: Data, batch: int, device: torch.device) -> Iterator[tuple[Te
         x, y = data
         if x.nbytes <= SMALL:
             x, y = x.to(device), y.to(device)
-        for rows in torch.randperm(len(x), device=x.device).split(batch):
+        for rows in torch.randperm(len(x), device=x.device).split(portions(len(x), batch)):
             yield x[rows].to(device), y[rows].to(device)
         return
     order = torch.randperm(len(data))  # pyright: ignore[reportArgumentType]
-    for rows in order.split(batch):
+    for rows in order.split(portions(len(order), batch)):
         pairs = [data[int(row)] for row in rows]
         yield (
             torch.stack([torch.as_tensor(x) for x, _ in pairs]).to(device),

@@ -2,7 +2,8 @@
 
 On disk a trial is a folder of `trial.json`, `evidence.safetensors` and `method.py.txt` (the method's source as it ran).
 Folders are written beside their place and renamed into it, so a trial is there whole or not at all. `load` recomputes
-every estimate from the evidence and compares fingerprints; what does not match is an error. Nothing is ever pickled.
+every estimate from the evidence and compares digests of both files; what does not match is an error. Nothing is ever
+pickled.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from typing import Literal
 import numpy
 import scipy
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as packed
 from torch import Tensor, nn
 
 from buckler import __version__
@@ -50,13 +52,17 @@ class Check:
 
 @dataclass(frozen=True)
 class Cost:
-    """Rows forwards and backwards, rows asked of an oracle, wall seconds, and the process's peak memory."""
+    """Rows forwards and backwards, rows asked of an oracle, wall seconds, and the process's peak memory.
+
+    `method_seconds` are those of the seconds that the method itself took, where an evaluation trains as well.
+    """
 
     forwards: int = 0
     backwards: int = 0
     queries: int = 0
     seconds: float = 0.0
     peak_bytes: int = 0
+    method_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -170,10 +176,10 @@ def save(trial: Trial, folder: Path) -> None:
     beside = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}"
     beside.mkdir()
     try:
-        payload = beside / "evidence.safetensors"
-        save_file({name: tensor.contiguous() for name, tensor in trial.evidence.items()}, payload)
-        digest = hashlib.sha256(payload.read_bytes()).hexdigest()
-        record = {**trial.record(), "evidence_sha256": digest}
+        payload = packed({name: tensor.contiguous() for name, tensor in trial.evidence.items()})
+        (beside / "evidence.safetensors").write_bytes(payload)
+        record = {**trial.record(), "evidence_sha256": hashlib.sha256(payload).hexdigest()}
+        record["digest"] = fingerprint(record)
         (beside / "trial.json").write_text(json.dumps(record, indent=1, allow_nan=False), "utf8")
         (beside / "method.py.txt").write_text(trial.source, "utf8")
         for file in beside.iterdir():
@@ -199,6 +205,7 @@ def load(folder: Path) -> Trial:
     """Read a trial and recompute its estimates from its evidence; `DamagedTrial` says what does not hold."""
     try:
         record = json.loads((folder / "trial.json").read_text("utf8"))
+        written = record.pop("digest")
         payload = folder / "evidence.safetensors"
         digest = hashlib.sha256(payload.read_bytes()).hexdigest()
         if record["schema"] != SCHEMA:
@@ -227,6 +234,8 @@ def load(folder: Path) -> Trial:
             again = recompute(estimate, evidence)
             if not agree(estimate, again):
                 raise DamagedTrial(f"{folder.name}: {name} is written as {estimate} but its evidence gives {again}")
+        if fingerprint(record) != written:
+            raise DamagedTrial(f"{folder.name}: trial.json is not as it was written")
     except DamagedTrial:
         raise
     except Exception as error:  # whatever is wrong with the files of a trial, the answer is the same

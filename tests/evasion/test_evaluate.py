@@ -10,8 +10,10 @@ from functools import partial
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from buckler import stats
+from buckler.evasion import _defences
 from buckler.evasion._attack import Outcome
 from buckler.evasion.deepfool import deepfool
 from buckler.evasion.evaluate import evaluate
@@ -182,24 +184,52 @@ def test_a_guard_is_attacked_through_its_surrogate_and_hiding_earns_nothing() ->
     assert torch.equal(gained, honest.evidence["gained"])
 
 
-def test_a_defence_by_training_is_compared_with_its_control() -> None:
+def _sums() -> Subject:
+    """Whether the upper half of a picture is brighter than the lower one."""
     draw = torch.Generator().manual_seed(0)
     x = torch.rand(300, 1, 5, 5, generator=draw)
     y = (x.flatten(1)[:, :12].sum(1) > x.flatten(1)[:, 12:24].sum(1)).long()
-    subject = Subject(
+    return Subject(
         "sums",
         nn.Linear(1, 1),
         (x[:80], y[:80]),
         train=(x[80:], y[80:]),
         net=lambda: nn.Sequential(nn.Flatten(), nn.Linear(25, 2)),
     )
+
+
+def test_a_defence_by_training_is_compared_with_its_control() -> None:
+    subject = _sums()
     trial = evaluate(fgsm_rs, subject, ball=Ball.parse("linf:0.02"), rows=80, attack=FAST, epochs=10, doubt=False)
     assert trial.status == "ok"
     assert trial.estimates["clean_accuracy"].value > 0.75
     assert trial.estimates["control_clean_accuracy"].value > 0.75
     assert trial.params["attack"] == "evasion/pgd"
+    assert trial.params["train_rows"] == 220
     without = evaluate(fgsm_rs, _subject(), ball=Ball.parse("linf:0.02"), attack=FAST)
     assert (without.status, "net" in without.reason) == ("skipped", True)
+
+
+def test_a_defence_by_training_learns_from_so_many_rows_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hours of training on a large data set are not asked for; the seed draws the rows, and the trial says how many."""
+    monkeypatch.setattr(_defences, "LEARNT", 50)
+    x, y = _sums().train  # pyright: ignore
+    learnt: list[set[int]] = []
+
+    class Told(Dataset[tuple[Tensor, Tensor]]):
+        def __len__(self) -> int:
+            return len(y)
+
+        def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
+            learnt[-1].add(int(row))
+            return x[row], y[row]
+
+    for seed in (0, 0, 1):
+        learnt.append(set())
+        subject = replace(_sums(), train=Told())
+        trial = evaluate(fgsm_rs, subject, ball=Ball.parse("linf:0.02"), rows=9, attack=FAST, epochs=1, seed=seed)
+        assert trial.params["train_rows"] == len(learnt[-1]) == 50
+    assert learnt[0] == learnt[1] != learnt[2]
 
 
 def honest_certificate(model: nn.Module, x: Tensor, *, ball: Ball) -> Certificate:

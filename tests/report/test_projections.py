@@ -369,6 +369,21 @@ def test_a_render_that_fails_leaves_the_old_report(tmp_path: Path, monkeypatch: 
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_tables_of_an_earlier_report_do_not_stay(tmp_path: Path) -> None:
+    """Rows that nothing flags any more would still be looked at; files that no report wrote are left alone."""
+    one, two = (replace(found, id=f"a/{n}") for n, found in enumerate((SAMPLE.findings[0], SAMPLE.findings[1])))
+    (tmp_path / "notes.csv").write_text("mine")
+    tables = {"suspects.csv": "row\n1\n", "rows.csv": "row\n2\n"}
+    render(replace(SAMPLE, findings=(replace(one, tables=tables), two)), tmp_path)
+    assert (tmp_path / "suspects.csv").read_text() == "row\n1\n"
+    render(replace(SAMPLE, findings=(one, replace(two, tables={"rows.csv": "row\n3\n"}))), tmp_path)
+    assert {path.name for path in tmp_path.glob("*.csv")} == {"notes.csv", "rows.csv"}
+    assert (tmp_path / "rows.csv").read_text() == "row\n3\n"
+    (tmp_path / "report.json").write_text("{")  # what cannot be read says of no file that it is a table
+    render(SAMPLE, tmp_path)
+    assert {path.name for path in tmp_path.glob("*.csv")} == {"notes.csv", "rows.csv"}
+
+
 def test_a_reader_never_meets_half_a_report(tmp_path: Path) -> None:
     path = render(SAMPLE, tmp_path)["json"]
     before = path.read_bytes()

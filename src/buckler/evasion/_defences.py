@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from buckler import stats
-from buckler.data import as_tensors, batches
+from buckler.data import Rows, as_tensors, batches, drawn, raw
 from buckler.evasion._attack import VOTES, Attack, Outcome, Settings, batch_size
 from buckler.evasion._doubt import cross_check
 from buckler.evasion._search import Objective
@@ -30,6 +30,8 @@ from buckler.target import Meter, frozen
 from buckler.train import fit
 from buckler.trial import Check, Trial
 
+LEARNT = 10_000
+"""Training rows that a defence by training and its control learn from at most, drawn by the seed."""
 CLIMBED: tuple[Objective, ...] = ("ce", "margin")
 
 
@@ -53,7 +55,9 @@ def evaluate(
         if subject.net is None or subject.train is None:
             missing = "net" if subject.net is None else "train"
             return replace(blank, reason=f"{described.path} trains a network: give the subject its `{missing}`")
-        sides = _trained(method, described, subject.net, subject, settings, device)
+        lessons = raw(subject.train, drawn(subject.train, LEARNT, settings.seed))
+        blank = replace(blank, params={**blank.params, "train_rows": len(lessons[1])})
+        sides = _trained(method, described, subject.net, lessons, settings, device)
     else:
         return replace(blank, reason=f"{described.path} is no attack and no defence: use it through another method")
     for side in sides:
@@ -90,26 +94,23 @@ def _trained(
     method: Method,
     described: Described,
     net: Callable[[], nn.Module],
-    subject: Subject,
+    lessons: Rows,
     settings: Settings,
     device: torch.device,
 ) -> tuple[nn.Module, nn.Module]:
     """The control and the defended network: one initialisation, one loop, two losses."""
-    if subject.train is None:
-        raise TypeError("expected training data")
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         first = net().to(device)
     second = copy.deepcopy(first)
-    x, y = as_tensors(subject.train)
     loss = partial(method, ball=settings.ball) if "ball" in described.knobs else method
 
     def tick(done: float, _loss: float) -> None:
         if settings.tick is not None:
             settings.tick(done / 2, 0)
 
-    control = fit(first, (x, y), epochs=settings.epochs, seed=settings.seed)
-    defended = fit(second, (x, y), loss=loss, epochs=settings.epochs, seed=settings.seed, tick=tick)
+    control = fit(first, lessons, epochs=settings.epochs, seed=settings.seed)
+    defended = fit(second, lessons, loss=loss, epochs=settings.epochs, seed=settings.seed, tick=tick)
     return control, defended
 
 

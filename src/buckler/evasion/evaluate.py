@@ -53,7 +53,8 @@ def evaluate(
     from the target's answers: the attack runs on it and success is judged on the target; a guarded model brings its
     own. `goal` asks for one target label. `radii` (ascending) asks for the smallest of these radii at which each row
     falls, found by bisection over per-row radii. `attack` is what a defence is judged with (AutoAttack if not given)
-    and `epochs` how long a defence by training trains. `tick(share, forwards)` hears of progress.
+    and `epochs` how long a defence by training trains, on 10,000 training rows at most, drawn by `seed`.
+    `tick(share, forwards)` hears of progress.
 
     A method that the subject does not admit (it needs weights, say, and there are only answers) gives a `skipped`
     trial with the reason.

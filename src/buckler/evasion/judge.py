@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 
 from buckler import stats
-from buckler.catalog import find
 from buckler.evasion._case import (
     ASKING,
     TRANSFER,
@@ -29,17 +27,13 @@ from buckler.evasion._case import (
     worst,
 )
 from buckler.findings import Figure, Finding, NotMeasured, Rule, Severity, Verdicts, because, severity
-from buckler.method import describe
+from buckler.judging import once, resting
 from buckler.report import figures, tiles
 from buckler.stats import Estimate
-from buckler.trial import Check, Cost, Trial
+from buckler.trial import Trial
 
-PROBES = {
-    "boundary_margin": "how far the decision boundary is",
-    "gradient_norm": "how steep the loss is at the input",
-    "local_linearity": "how far the loss departs from a straight line within the limit",
-    "curvature": "how sharply the loss bends",
-}
+ASKED = ("ball", "rows", "through")
+"""What `evaluate` may be asked that a command says, as flags."""
 
 
 def judge(trials: Sequence[Trial], limits: Mapping[str, float], table: Mapping[str, Rule], command: str) -> Verdicts:
@@ -101,7 +95,7 @@ def _vulnerable(
         f"by {_WORDS[case.norm].format(radius=case.radius)}."
     )
     state = "found" if level > Severity.info else "clear"
-    checks = _checks(case.trials, family)
+    checks = once(t for t in case.trials if family_of(t) is family)
     if family is WHITE and (ahead := ahead_of_weights(case)) is not None:
         checks += (ahead,)
         doubt = doubt or ("" if ahead.passed else ahead.says)
@@ -120,7 +114,7 @@ def _vulnerable(
         default=own[0],
     )
     tried = [d for d in defences if norm_of(d) == case.norm and asked_at(d, case.radius)]
-    return Finding(
+    found = Finding(
         id=f"evasion/{name}/{case.norm}",
         title=f"{_TITLES[state]} within {limit} ({name.replace('-', ' ')})",
         state=state,
@@ -129,17 +123,13 @@ def _vulnerable(
         claim=claim,
         cell=cell,
         estimates={"robust accuracy": robust, "clean accuracy": clean},
-        threat=replace(strongest.threat, within=limit),
-        checks=checks,
         figures=tuple(_pictures(case, strongest, proofs, tried, family)),
         remedy=_remedy(family, tried),
         remedy_methods=tuple(t.method for t in tried) or _answers(family),
         remedied={key: value for t in tried for key, value in _measured(t).items()},
-        tags=strongest.threat.tags,
-        cost=_total(case.trials),
-        trials=tuple(t.fingerprint for t in case.trials),
-        reproduce=_reproduce(command, strongest),
     )
+    found = resting(found, case.trials, strongest, command, ASKED)
+    return replace(found, threat=replace(strongest.threat, within=limit), checks=checks)
 
 
 _WORDS = {
@@ -228,39 +218,6 @@ def _answers(family: Family) -> tuple[str, ...]:
     return ("evasion/trades", "evasion/madry") if family is WHITE else ("evasion/madry",)
 
 
-def _checks(trials: Sequence[Trial], family: Family) -> tuple[Check, ...]:
-    """Every doubt once: the failed one if it failed anywhere."""
-    merged: dict[str, Check] = {}
-    for trial in trials:
-        for check in trial.checks if family_of(trial) is family else ():
-            if check.name not in merged or not check.passed:
-                merged[check.name] = check
-    return tuple(merged.values())
-
-
-def _total(trials: Sequence[Trial]) -> Cost:
-    return Cost(
-        sum(t.cost.forwards for t in trials),
-        sum(t.cost.backwards for t in trials),
-        sum(t.cost.queries for t in trials),
-        sum(t.cost.seconds for t in trials),
-        max(t.cost.peak_bytes for t in trials),
-    )
-
-
-def _reproduce(command: str, trial: Trial) -> str:
-    """The command that repeats a trial: its limit and rows, and every parameter that is not the default."""
-    text = command.replace("{method}", trial.method) + f" --ball {trial.params['ball']} --rows {trial.params['rows']}"
-    if "through" in trial.params:
-        text += f" --through {trial.params['through']}"
-    with suppress(ValueError):  # a method that is not in the catalogue has no command
-        usual = describe(find(trial.method)).params
-        for name, value in trial.params.items():
-            if name in usual and value != usual[name] and isinstance(value, bool | int | float | str):
-                text += f" --{name.replace('_', '-')} {value}"
-    return text
-
-
 def _proven(proof: Trial, table: Mapping[str, Rule], command: str) -> Finding:
     accuracy = proof.estimates.get("certified_accuracy", proof.estimates["certified_label_right"])
     level = severity("evasion.certified_accuracy", accuracy, table)
@@ -268,7 +225,7 @@ def _proven(proof: Trial, table: Mapping[str, Rule], command: str) -> Finding:
     name = proof.method.rpartition("/")[2]
     at_limit = "certified_accuracy" in proof.estimates
     what = f"for {proof.params['ball']}" if at_limit else f"for some radius in {norm}, not for {proof.params['ball']}"
-    return Finding(
+    found = Finding(
         id=f"evasion/certificate/{name.replace(':', '.')}",
         title=f"What {name.replace('_', ' ')} proves in {norm}",
         state="found" if level > Severity.info else "clear",
@@ -277,36 +234,28 @@ def _proven(proof: Trial, table: Mapping[str, Rule], command: str) -> Finding:
         claim=f"{accuracy.value:.1%} of rows are answered rightly with a proof {what}, by {proof.params['certifies']}.",
         cell=("weights", "integrity"),
         estimates={"certified accuracy": accuracy, "clean accuracy": proof.estimates["clean_accuracy"]},
-        threat=proof.threat,
-        checks=proof.checks,
         remedy="Train for the certificate: smoothing wants training with noise, interval bounds interval training.",
-        tags=proof.threat.tags,
-        cost=proof.cost,
-        trials=(proof.fingerprint,),
-        reproduce=_reproduce(command, proof),
     )
+    return resting(found, [proof], proof, command, ASKED)
 
 
 def _mechanism(probes: Sequence[Trial], command: str) -> Finding:
     readings = {name: (t, e) for t in probes for name, e in t.estimates.items()}
     told = "; ".join(f"{name.replace('_', ' ')}: median {e.value:.3g}" for name, (_, e) in readings.items())
     drawn = {name: t.evidence[name] for name, (t, _) in readings.items()}
-    return Finding(
+    found = Finding(
         id="evasion/mechanism",
         title="Why the model can be fooled",
         state="found",
         claim=f"Measured at the test rows: {told}.",
         cell=("weights", "integrity"),
         estimates={name.replace("_", " "): e for name, (_, e) in readings.items()},
-        threat=probes[0].threat,
         figures=(figures.histogram(drawn),),
         remedy="A small margin beside a steep, straight loss asks for adversarial training; a bent one for doubt in "
         "one-step attacks.",
-        tags=tuple(dict.fromkeys(tag for t in probes for tag in t.threat.tags)),
-        cost=_total(probes),
-        trials=tuple(t.fingerprint for t in probes),
-        reproduce=_reproduce(command, probes[0]),
     )
+    tags = tuple(dict.fromkeys(tag for t in probes for tag in t.threat.tags))
+    return replace(resting(found, probes, probes[0], command, ASKED), tags=tags)
 
 
 def _contradictions(trials: Sequence[Trial], attacks: Sequence[Trial], proofs: Sequence[Trial]) -> Iterable[str]:

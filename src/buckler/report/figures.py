@@ -203,6 +203,57 @@ def dynamics(groups: Mapping[str, Tensor], *, axis: str = "loss", name: str = "d
     )
 
 
+def roc(curves: Mapping[str, Tensor], *, name: str = "roc") -> Figure:
+    """How many bad rows are found for how many false alarms, both on logarithmic axes, beside chance. SVG.
+
+    `curves` maps a label to its rows `(N, 2)`: scores, and 1 for a bad row, 0 for a clean one. A threshold is never
+    below a clean row that it may not flag; a curve begins where it could flag half a clean row.
+    """
+    canvas, axes = _canvas(WIDTH, 3.4)
+    said: list[str] = []
+    lowest = 1.0
+    for index, (label, ranked) in enumerate(curves.items()):
+        score, bad = ranked[:, 0].double(), ranked[:, 1] == 1
+        clean, found = score[ranked[:, 1] == 0].sort(descending=True).values, score[bad].sort().values
+        if min(len(clean), len(found)) == 0:
+            continue
+        said_at = [x for x in (0.001, 0.01, 0.1) if x * len(clean) >= 1]
+        grid = torch.logspace(math.log10(0.5 / len(clean)), 0, 120, dtype=torch.float64)
+        alarms = torch.cat([grid, torch.tensor(said_at, dtype=torch.float64)]).sort().values
+        flagged = (alarms * len(clean) + 1e-9).long().clamp_max(len(clean) - 1)
+        hits = 1 - torch.searchsorted(found, clean[flagged], right=True).double() / len(found)
+        hits[-1] = 1.0
+        lowest = min(lowest, 0.5 / len(clean))
+        axes.plot(
+            alarms.tolist(),
+            hits.clamp_min(0.5 / len(found)).tolist(),
+            color=SERIES[index % len(SERIES)],
+            linestyle=DASHES[index % len(DASHES)],
+            linewidth=1.7,
+            drawstyle="steps-post",
+        )
+        at = [f"{hits[int((alarms <= x).sum()) - 1]:.2%} at {x:.1%}" for x in said_at]
+        said.append(f"{label}: {', '.join(at) or 'too few rows'}.")
+    drawn = [label for label, ranked in curves.items() if 0 < int((ranked[:, 1] == 1).sum()) < len(ranked)]
+    _legend(axes, drawn)
+    axes.plot([lowest, 1], [lowest, 1], color=SOFT, linewidth=0.9, linestyle=(0, (2, 3)))
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlim(lowest, 1)
+    axes.set_ylim(lowest, 1.1)
+    for side in (axes.xaxis, axes.yaxis):
+        side.set_major_formatter(FuncFormatter(_percent_tick))
+        side.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("other rows flagged (false alarms)")
+    axes.set_ylabel("members found")
+    return Figure(
+        name,
+        "Members found against false alarms, both on logarithmic axes; the dotted line is chance.",
+        f"Line chart of members found at shares of false alarms. {' '.join(said) or 'Nothing was measured.'}",
+        svg=_svg(canvas),
+    )
+
+
 def _line(axes: Axes, curve: Curve, look: tuple[str, str, str], *, steps: bool = False) -> None:
     """`look` is colour, marker and dash; `steps` holds each value back to the radius before, as a proof does."""
     (radii, estimates), (color, marker, dash) = curve, look
@@ -289,6 +340,10 @@ def style_sheet() -> str:
         for light, dark in DARK.items()
     )
     return f"<style>@media screen and (prefers-color-scheme:dark){{{swaps}}}</style>"
+
+
+def _percent_tick(value: float, _place: int) -> str:
+    return f"{100 * value:g}%"
 
 
 def _plain_tick(value: float, _place: int) -> str:

@@ -78,17 +78,20 @@ def examples(
     )
 
 
-def gallery(images: Tensor, captions: Sequence[str], *, caption: str, alt: str, name: str = "gallery") -> Figure:
-    """Images `(B, C, H, W)` in [0, 1] in a row, each with a short caption below it. SVG with one PNG per tile."""
+def gallery(
+    images: Tensor, captions: Sequence[str], *, caption: str, alt: str, name: str = "gallery", columns: int = 12
+) -> Figure:
+    """Images `(B, C, H, W)` in [0, 1] in lines, each with a short caption below it. SVG with one PNG per tile."""
     if images.ndim != 4 or len(images) == 0 or len(captions) != len(images):
         raise ValueError(f"expected images (B, C, H, W) and a caption each, got {tuple(images.shape)}, {len(captions)}")
-    width, height = len(images) * (TILE + GAP), TILE + 20
+    line = TILE + 20
+    width, height = min(columns, len(images)) * (TILE + GAP), math.ceil(len(images) / columns) * line
     parts = [_opening(width, height)]
-    for column, (tile, text) in enumerate(zip(_pictures(images), captions, strict=True)):
-        x = column * (TILE + GAP)
-        parts.append(_image(tile, x, 0))
+    for place, (tile, text) in enumerate(zip(_pictures(images), captions, strict=True)):
+        x, y = place % columns * (TILE + GAP), place // columns * line
+        parts.append(_image(tile, x, y))
         parts.append(
-            f'<text x="{x + TILE / 2:g}" y="{height - 5}" text-anchor="middle" style="fill: {SOFT}; font-size: 10px">'
+            f'<text x="{x + TILE / 2:g}" y="{y + line - 5}" text-anchor="middle" style="fill: {SOFT}; font-size: 10px">'
             f"{escape(shown(text, 14))}</text>"
         )
     return Figure(name, caption, alt, svg="".join([*parts, "</g></svg>"]))
