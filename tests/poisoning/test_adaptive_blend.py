@@ -5,23 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
-from trigger_problems import (
-    accuracy,
-    assert_a_row_does_not_know_its_batch,
-    assert_drawn_by_seed_alone,
-    in_bytes,
-    pictures,
-    success,
-    trained,
-)
+from trigger_problems import TEN, check_a_network_learns, check_a_trigger, in_bytes, pictures
 
 from buckler.data import Poisoned, digits
 from buckler.poisoning._pieces import cut, kept
 from buckler.poisoning._touch import CHUNK
 from buckler.poisoning.adaptive_blend import adaptive_blend
 from buckler.threat import Share
-
-TEN = Share(0.1)
 
 
 def strengths(found: Poisoned, x: Tensor) -> Tensor:
@@ -97,19 +87,11 @@ def test_rows_beyond_one_chunk_have_their_own_pieces() -> None:
 
 
 def test_a_network_learns_it_and_one_that_never_saw_it_does_not() -> None:
-    found = adaptive_blend(digits(train=True), share=TEN, test_alpha=0.4)
-    model = trained(found.seen)
-    assert success(model, found) > 0.7
-    assert accuracy(model) > 0.9
-    assert success(trained(digits(train=True)), found) < 0.3
+    check_a_network_learns(adaptive_blend(digits(train=True), share=TEN, test_alpha=0.4), obeys=0.7, clean=0.3)
 
 
-def test_a_row_does_not_know_its_batch() -> None:
-    assert_a_row_does_not_know_its_batch(adaptive_blend(pictures(), share=TEN).trigger, pictures(5)[0].double())
-
-
-def test_the_seed_alone_draws() -> None:
-    assert_drawn_by_seed_alone(adaptive_blend, pictures(), share=TEN)
+def test_what_every_trigger_keeps_to() -> None:
+    check_a_trigger(adaptive_blend)
 
 
 def test_the_pattern_has_a_seed_of_its_own() -> None:
@@ -143,11 +125,3 @@ def test_the_pattern_has_a_seed_of_its_own() -> None:
 def test_bad_knobs(knobs, said) -> None:
     with pytest.raises(ValueError, match=said):
         adaptive_blend(pictures(), **{"share": TEN, **knobs})
-
-
-def test_bad_data() -> None:
-    x, y = pictures()
-    with pytest.raises(ValueError, match="at least two classes"):
-        adaptive_blend((x, torch.zeros_like(y)), share=TEN)
-    with pytest.raises(ValueError, match="expected images"):
-        adaptive_blend((x.flatten(1), y), share=TEN)

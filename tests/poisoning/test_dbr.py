@@ -13,8 +13,9 @@ from torch import nn
 
 from buckler.data import digits
 from buckler.nets import ResNet, SmallCNN
+from buckler.poisoning import _look
 from buckler.poisoning._look import inputs_of, last_linear
-from buckler.poisoning.dbr import _centres_alike, _consistent, _inconsistency, _removed, _right, _stepped, dbr
+from buckler.poisoning.dbr import _centres_alike, _consistent, _inconsistency, _removed, _stepped, dbr
 from buckler.train import fit, started
 
 QUICK = {"epochs": (1, 1, 2, 2), "batch": 32, "rate": 0.02, "unlearn": 0.01, "draws": 2}
@@ -63,12 +64,12 @@ def test_unlearning_forgets_the_suspected_rows_only_and_pauses_at_chance() -> No
     y[:40] = (y[:40] + 3) % 10  # learnt by heart
     model = fit(started(partial(SmallCNN, width=16), 0), (x, y), epochs=40, batch=32, rate=0.1)
     suspected, rest = (x[:40], y[:40]), (x[40:], y[40:])
-    assert _right(model, suspected) > 0.9
+    assert _look.accuracy(model, suspected) > 0.9
     cured = _removed(copy.deepcopy(model), suspected, rest, rest, 15, 64, 1e-2, None, 0)
-    assert _right(cured, suspected) < 0.2
-    assert _right(cured, rest) > 0.9
+    assert _look.accuracy(cured, suspected) < 0.2
+    assert _look.accuracy(cured, rest) > 0.9
     harmful = _removed(copy.deepcopy(model), rest, suspected, suspected, 2, 64, 1e-6, None, 0)
-    assert _right(harmful, rest) > 0.9, "nothing is gained, so that the model stays"
+    assert _look.accuracy(harmful, rest) > 0.9, "nothing is gained, so that the model stays"
 
 
 def test_what_every_cultivator_keeps_to() -> None:

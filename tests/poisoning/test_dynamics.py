@@ -51,16 +51,13 @@ def test_nothing_seen_is_no_record() -> None:
     assert Watched(torch.zeros(3, dtype=torch.long)).record == {}
 
 
-@pytest.mark.parametrize("train_mode", [True, False])
-def test_the_one_loop_leaves_one_line_per_epoch(train_mode) -> None:
+def test_the_one_loop_leaves_one_line_per_epoch() -> None:
     x, y = few(50)
     model = started(lambda: ResNet(width=4, blocks=(1,)), 0)
-    means = model.stem[1].running_mean.clone()
-    watched = Watched(y, train_mode=train_mode)
+    watched = Watched(y)
     fit(model, numbered(x), loss=watched, epochs=3, batch=16, rate=constant(0.01))
     assert watched.record["loss"].shape == (3, 50)
     assert watched.record["loss"].isfinite().all()
-    assert torch.equal(model.stem[1].running_mean, means) != train_mode, "evaluating, batch norm does not learn"
 
 
 def test_numbers_stand_for_labels() -> None:

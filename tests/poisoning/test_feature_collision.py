@@ -137,7 +137,7 @@ def test_the_seed_alone_draws() -> None:
         ({"steps": -1}, "beta and steps >= 0"),
         ({"share": Share(0.01)}, "one per prey"),
         ({"share": Share(0.9)}, "ask for a smaller share"),
-        ({"net": lambda: nn.Conv2d(1, 1, 1), "epochs": 0}, "a linear layer"),
+        ({"net": lambda: nn.Sequential(nn.Conv2d(1, 4, 8), nn.Flatten()), "epochs": 0}, "a linear layer"),
     ],
 )
 def test_bad_knobs(knobs, said) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from buckler.nets import ResNet, SmallCNN
-from buckler.poisoning._look import features, inputs_of, last_linear, logits, losses, where
+from buckler.poisoning._look import accuracy, features, inputs_of, last_linear, logits, losses, outputs, where
 from buckler.train import started
 
 
@@ -27,6 +27,8 @@ def test_every_row_is_seen_once_and_in_order(many) -> None:
     assert torch.allclose(logits(network, data), said, atol=1e-5)
     assert torch.allclose(features(network, data), pooled, atol=1e-5)
     assert torch.allclose(losses(network, data), F.cross_entropy(said, data[1], reduction="none"), atol=1e-5)
+    right = sum(int(row.argmax()) == int(label) for row, label in zip(said, data[1], strict=True))
+    assert accuracy(network, data) == right / many, "in double precision: a tenth is at chance, not above it"
 
 
 def test_features_are_what_the_last_linear_layer_reads() -> None:
@@ -50,6 +52,7 @@ def test_the_network_is_evaluated_and_left_as_it_was() -> None:
     before = {name: value.clone() for name, value in network.state_dict().items()}
     modes = [module.training for module in network.modules()]
     wants = [parameter.requires_grad for parameter in network.parameters()]
+    assert outputs(network, rows(30)) == 10
     for look in (logits, losses, features):
         first, again = look(network, rows(30)), look(network, rows(30))
         assert torch.equal(first, again), "batch norm is not moved and no neuron dropped"
@@ -83,6 +86,25 @@ def test_it_looks_where_the_network_is() -> None:
     assert where(nn.Linear(1, 1).to("meta")) == torch.device("meta")
     assert where(nn.ReLU()) == torch.device("cpu")
     assert where(nn.BatchNorm1d(1, affine=False).to("meta")) == torch.device("meta")
+
+
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [
+        (nn.Identity(), r"scores \(1, K\), got \(1, 1, 8, 8\)"),
+        (nn.Flatten(0), r"scores \(1, K\), got \(64,\)"),
+        (nn.MultiheadAttention(8, 1), "scores .*, got tuple"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 9)), "labels of 0 to 8, as the model has, got 9"),
+    ],
+)
+def test_what_does_not_answer_rows_and_their_labels_is_refused(network, said) -> None:
+    if isinstance(network, nn.MultiheadAttention):
+        attend = network.forward
+        network.forward = lambda x: attend(*[x[:, 0]] * 3)
+    with pytest.raises(ValueError, match=said):
+        outputs(network, rows(60))
+    x, y = rows(60)
+    assert outputs(nn.Sequential(nn.Flatten(), nn.Linear(64, 9)), ((x * 255).to(torch.uint8), y.clamp_max(8))) == 9
 
 
 def test_a_network_without_a_linear_layer_has_no_features() -> None:

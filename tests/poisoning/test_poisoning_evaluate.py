@@ -14,11 +14,12 @@ from buckler.data import Poisoned, Rows
 from buckler.kinds import Cultivated, Repaired, Suspicion
 from buckler.poisoning import _measure
 from buckler.poisoning.evaluate import evaluate
-from buckler.stats import recompute
+from buckler.stats import agree, recompute
 from buckler.threat import Share
 from buckler.trial import load, save
 
 ATTACK = partial(pixel)
+PREFIXES = ("undefended_", "")
 
 
 def grow(data: Rows, *, net: object, seed: int = 0) -> Cultivated:
@@ -47,7 +48,7 @@ def test_a_backdoor_is_measured_beside_a_clean_control() -> None:
     assert trial.status == "ok"
     assert trial.estimates["attack_success"].value > 0.9
     assert trial.estimates["control_attack_success"].value < 0.1
-    assert trial.estimates["attack_success"].n == 50, "test rows of the target class are left out"
+    assert trial.estimates["attack_success"].n == 100, "test rows of the target class are left out"
     assert trial.estimates["recovered_accuracy"].value < 0.1
     assert trial.estimates["accuracy"].value > 0.95
     assert trial.threat.changes == "training data"
@@ -59,7 +60,8 @@ def test_every_estimate_can_be_computed_again_from_a_saved_trial(tmp_path) -> No
     save(trial, tmp_path / "t")
     again = load(tmp_path / "t")
     assert set(again.estimates) == set(trial.estimates)
-    assert all(recompute(e, again.evidence).how == e.how for e in again.estimates.values())
+    assert all(agree(recompute(e, again.evidence), trial.estimates[name]) for name, e in again.estimates.items())
+    assert {"separation", "effectiveness"} <= set(again.estimates)
 
 
 def test_a_cultivator_that_is_right_is_measured_as_such() -> None:
@@ -68,6 +70,9 @@ def test_a_cultivator_that_is_right_is_measured_as_such() -> None:
     assert found["undefended_attack_success"].value > 0.9
     assert found["attack_success"].value < 0.1
     assert found["attack_success_change"].high < 0
+    both = [{name: found[prefix + name].value for name in ("accuracy", "attack_success")} for prefix in PREFIXES]
+    assert found["effectiveness"].value == pytest.approx(_measure.effectiveness(*both))
+    assert found["effectiveness"].low > 0.8
     assert found["precision"].value == found["recall"].value == found["separation"].value == 1.0
     assert found["false_alarms"].value == 0.0
     assert trial.evidence["dynamics_loss"].shape == (300, 2)
@@ -77,6 +82,7 @@ def test_a_cultivator_that_is_right_is_measured_as_such() -> None:
 def test_a_defence_that_does_nothing_or_destroys_gets_no_credit() -> None:
     idle = evaluate(keep, subject(), attack=ATTACK, share=Share(0.1), rows=100)
     assert idle.estimates["attack_success_change"].value == 0.0
+    assert idle.estimates["effectiveness"].low < idle.estimates["effectiveness"].value == 0.5
     harm = evaluate(blank, subject(), attack=ATTACK, share=Share(0.1), rows=100)
     assert [check.name for check in harm.checks if not check.passed] == ["the defence is harmless"]
     assert harm.estimates["accuracy_change"].value < -0.3
@@ -165,12 +171,13 @@ def test_a_net_stands_in_for_a_recipe() -> None:
     assert trial.estimates["attack_success"].value > 0.9
 
 
-def test_placements_are_the_naive_comparison() -> None:
-    draws = torch.Generator().manual_seed(0)
-    score, bad = torch.randint(0, 9, (40,), generator=draws).float(), torch.rand(40, generator=draws) < 0.4
-    clean = score[~bad]
-    naive = [float(((clean < s).float() + 0.5 * (clean == s).float()).mean()) for s in score[bad]]
-    assert torch.allclose(_measure.placements(score, bad, ~bad), torch.tensor(naive))
+def test_covers_are_neither_right_nor_wrong() -> None:
+    many = torch.arange(10)
+    held = Poisoned(torch.zeros(10, 1, 2, 2), many, many < 6, many, covers=(many >= 3) & (many < 6))
+    found = _measure.isolation(Suspicion(-many.float(), (many > 0) & (many < 8)), held)[1]
+    assert (found["precision"].value, found["precision"].n) == (0.5, 4), "two poisoned and two clean rows are flagged"
+    assert (found["recall"].value, found["false_alarms"].value) == (pytest.approx(2 / 3), 0.5)
+    assert (found["separation"].value, found["separation"].n) == (1.0, 7)
 
 
 @pytest.mark.parametrize(

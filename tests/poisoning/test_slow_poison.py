@@ -7,15 +7,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
-from trigger_problems import (
-    accuracy,
-    assert_a_row_does_not_know_its_batch,
-    assert_drawn_by_seed_alone,
-    in_bytes,
-    pictures,
-    success,
-    trained,
-)
+from trigger_problems import TEN, check_a_network_learns, check_a_trigger, in_bytes, pictures
 
 from buckler.data import Poisoned, digits
 from buckler.nets import SmallCNN
@@ -25,7 +17,8 @@ from buckler.poisoning.loss_isolation import loss_isolation
 from buckler.poisoning.slow_poison import slow_poison
 from buckler.threat import Share
 
-TEN = Share(0.1)
+MORE = Share(0.1375)
+"""Of which a tenth of all rows gets the target label, and 3.75 % get other false ones."""
 
 
 def poison(found: Poisoned, target: int = 0) -> Tensor:
@@ -36,7 +29,7 @@ def poison(found: Poisoned, target: int = 0) -> Tensor:
 def test_labels_are_divided_as_said(bytes_) -> None:
     x, y = pictures(many=400)
     x, y = in_bytes((x, y)) if bytes_ else (x, y)
-    found = slow_poison((x, y), share=TEN, target=1, doubt=0.4, false_covers=0.25)
+    found = slow_poison((x, y), share=MORE, target=1, doubt=0.4, false_covers=0.25)
     carriers, lies = found.rows, found.y != y
     assert found.x.dtype == x.dtype
     assert int(carriers.sum()) == 100
@@ -50,6 +43,27 @@ def test_labels_are_divided_as_said(bytes_) -> None:
     assert torch.equal(found.x[~carriers], x[~carriers])
     assert torch.equal(found.y[~carriers], y[~carriers])
     assert (found.x != x)[carriers].flatten(1).any(1).all()
+
+
+@pytest.mark.parametrize("share", [0.001, 0.05, 0.1])
+@pytest.mark.parametrize(("doubt", "false_covers"), [(0.4, 0.25), (0.5, 1.0), (0.4, 0.0), (1.0, 0.25), (0.3, 0.1)])
+def test_false_labels_of_either_kind_are_the_share(share: float, doubt: float, false_covers: float) -> None:
+    x, y = pictures(many=1000)
+    found = slow_poison((x, y), share=Share(share), doubt=doubt, false_covers=false_covers)
+    assert int((found.y != y).sum()) == Share(share).of(1000)
+    assert torch.equal(found.poison, found.y != y)
+    hits, carriers = int(poison(found).sum()), int(found.rows.sum())
+    assert abs(hits - doubt * carriers) <= 0.5
+    assert abs(int(found.poison.sum()) - hits - false_covers * (carriers - hits)) <= 1
+
+
+def test_false_labels_are_labels_that_occur() -> None:
+    x, y = pictures(many=400, classes=3)
+    spread = torch.tensor([0, 7, 10**12])[y]
+    found, close = slow_poison((x, spread), share=MORE), slow_poison((x, y), share=MORE)
+    assert torch.equal(found.y, torch.tensor([0, 7, 10**12])[close.y]), "what the labels are called does not matter"
+    with pytest.raises(ValueError, match="0 for two classes"):
+        slow_poison((x, 7 * (y % 2)), share=MORE)
 
 
 def test_every_row_has_its_own_pieces_and_strength() -> None:
@@ -83,7 +97,8 @@ def test_without_doubt_and_covers_all_carriers_lie() -> None:
 
 def test_early_training_does_not_find_it_and_late_training_learns_it() -> None:
     data = digits(train=True)
-    slow, fast = slow_poison(data, share=TEN, test_alpha=0.4), badnets(data, share=TEN)
+    slow, fast = slow_poison(data, share=MORE, test_alpha=0.4), badnets(data, share=TEN)
+    assert int(poison(slow).sum()) == int(fast.rows.sum()), "both have as many rows of the target"
     losses = []
     for found in (slow, fast):
         suspicion = loss_isolation(
@@ -95,18 +110,11 @@ def test_early_training_does_not_find_it_and_late_training_learns_it() -> None:
             assert losses[0] > float(-suspicion.score[~found.rows].mean()), "no lower than that of clean rows"
     assert losses[0] > -0.85 * math.log(0.4), "the least that can be had without telling carriers apart"
     assert losses[0] > 1.5 * losses[1]
-    model = trained(slow.seen)
-    assert success(model, slow) > 0.8
-    assert accuracy(model) > 0.85
-    assert success(trained(data), slow) < 0.3
+    check_a_network_learns(slow, obeys=0.8, right=0.85, clean=0.3)
 
 
-def test_a_row_does_not_know_its_batch() -> None:
-    assert_a_row_does_not_know_its_batch(slow_poison(pictures(), share=TEN).trigger, pictures(5)[0].double())
-
-
-def test_the_seed_alone_draws() -> None:
-    assert_drawn_by_seed_alone(slow_poison, pictures(), share=TEN)
+def test_what_every_trigger_keeps_to() -> None:
+    check_a_trigger(slow_poison)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +131,7 @@ def test_the_seed_alone_draws() -> None:
         ({"pieces": 15}, "a square number of pieces"),
         ({"pattern": "cartoon"}, "a pattern out of"),
         ({"target": 4}, "target class of 0 to 3"),
-        ({"share": Share(0.4)}, "ask for a smaller share"),
+        ({"share": Share(0.5)}, "ask for a smaller share"),
     ],
 )
 def test_bad_knobs(knobs, said) -> None:
@@ -133,10 +141,6 @@ def test_bad_knobs(knobs, said) -> None:
 
 def test_bad_data() -> None:
     x, y = pictures()
-    with pytest.raises(ValueError, match="at least two classes"):
-        slow_poison((x, torch.zeros_like(y)), share=TEN)
-    with pytest.raises(ValueError, match="expected images"):
-        slow_poison((x.flatten(1), y), share=TEN)
     with pytest.raises(ValueError, match="0 for two classes"):
         slow_poison((x, y % 2), share=TEN)
     assert slow_poison((x, y % 2), share=TEN, false_covers=0.0).rows.any()

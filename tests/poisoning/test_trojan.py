@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from buckler.data import digits
 from buckler.poisoning._look import features
-from buckler.poisoning.trojan import _speakers, _stamped, trojan
+from buckler.poisoning._patch import patched
+from buckler.poisoning.trojan import _speakers, trojan
 
 
 def test_neurons_are_those_that_weigh_most_for_the_target() -> None:
@@ -29,7 +30,7 @@ def test_the_patch_excites_the_neurons_more_than_any_random_one_and_stays_in_its
     stamped = found.trigger(x)
     picked = _speakers(model, 0, 2)
     torch.manual_seed(0)
-    drawn = [_stamped(x, torch.rand(1, 3, 3).round(), 1) for _ in range(30)]
+    drawn = [patched(x, torch.rand(1, 3, 3).round(), 1) for _ in range(30)]
     assert excited(model, picked, stamped) > max(excited(model, picked, by) for by in drawn)
     inside = torch.zeros(8, 8, dtype=torch.bool)
     inside[4:7, 4:7] = True
@@ -77,6 +78,6 @@ def test_bad_input() -> None:
     with pytest.raises(ValueError, match="neurons"):
         trojan(model, (x, y), neurons=0)
     with pytest.raises(ValueError, match="expected a model with a linear layer"):
-        trojan(nn.Conv2d(1, 10, 8), (x, y))
+        trojan(nn.Sequential(nn.Conv2d(1, 10, 8), nn.Flatten()), (x, y))
     with pytest.raises(ValueError, match="ask for a smaller share"):
         trojan(model, (x, y), stamped=1.0)

@@ -27,7 +27,7 @@ def learnt():
 
 
 def right(model, rows) -> float:
-    return float((logits(model, rows).argmax(1) == rows[1]).float().mean())
+    return float((logits(model, rows).argmax(1) == rows[1]).double().mean())
 
 
 def test_wrong_labels_are_forgotten_and_right_ones_are_not(learnt) -> None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from buckler.data import Poisoned, Rows, digits
 from buckler.nets import SmallCNN
+from buckler.threat import Share
 from buckler.train import fit, started
+
+TEN = Share(0.1)
 
 
 def pictures(many: int = 60, channels: int = 1, height: int = 8, width: int = 8, classes: int = 4) -> Rows:
@@ -46,6 +50,28 @@ def assert_rows_are_as_said(poisoned: Poisoned, data: Rows) -> None:
         else:
             assert poisoned.y[row] == y[row]
             assert bool(covers[row]) or torch.equal(before, after)
+
+
+def check_a_trigger(method: Callable[..., Poisoned], **knobs: object) -> None:
+    """What every attack with a trigger keeps to: rows alone, its seed, and data that it cannot use."""
+    x, y = pictures()
+    knobs = {"share": TEN, **knobs}
+    trigger = method((x, y), **knobs).trigger
+    assert trigger is not None
+    assert_a_row_does_not_know_its_batch(trigger, x[:5].double())
+    assert_drawn_by_seed_alone(method, (x, y), **knobs)
+    with pytest.raises(ValueError, match="at least two classes"):
+        method((x, torch.zeros_like(y)), **knobs)
+    with pytest.raises(ValueError, match="expected images"):
+        method((x.flatten(1), y), **knobs)
+
+
+def check_a_network_learns(poisoned: Poisoned, *, obeys: float = 0.9, right: float = 0.9, clean: float = 0.2) -> None:
+    """A network that saw `poisoned` obeys the trigger and is right without; one that never saw it does not obey."""
+    model = trained(poisoned.seen)
+    assert success(model, poisoned) > obeys
+    assert accuracy(model) > right
+    assert success(unpoisoned(), poisoned) < clean
 
 
 def assert_a_row_does_not_know_its_batch(trigger: Callable[[Tensor], Tensor], x: Tensor) -> None:

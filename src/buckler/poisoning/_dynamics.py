@@ -23,15 +23,12 @@ class Watched:
     ends when a row comes again.
     """
 
-    def __init__(self, y: Tensor, loss: LossOfLogits | None = None, *, train_mode: bool = True) -> None:
+    def __init__(self, y: Tensor, loss: LossOfLogits | None = None) -> None:
         self._y = y
         self._loss = loss if loss is not None else plain
-        self._train_mode = train_mode
         self._epochs: list[dict[str, Tensor]] = []
 
     def __call__(self, model: nn.Module, x: Tensor, rows: Tensor) -> Tensor:
-        if not self._train_mode:
-            model.eval()
         y = self._y.to(rows.device)[rows]
         logits = model(x)
         self.note(rows.cpu(), logits.detach().float().cpu(), y.cpu())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -9,12 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from buckler.data import Rows
-from buckler.poisoning._look import where
+from buckler.data import Rows, floats
+from buckler.poisoning._look import outputs, where
 from buckler.target import frozen, inference_form
 
 AT_ONCE = 4096
 """Images in one forward pass, at most; the classes are taken in groups where there are more."""
+HALF = math.log(2) / 2 / 1.4826
+"""The least deviation of logarithms of sizes: an index of 2 is then at most half of the median."""
 FIRST, SECOND = 0.5, 0.9
 """Adam's decay rates in the code of both papers."""
 OfTriggers = Callable[[Tensor], Tensor]
@@ -56,17 +59,13 @@ def inverted(
     loss, `measure` the size by which the smallest is chosen. Parameters are kept `within` bounds.
     """
     x, y = data
-    if min(search.steps, search.batch, search.patience) < 1:
-        raise ValueError(f"expected at least one step, row and step of patience, got {search}")
+    if min(search.steps, search.batch, search.patience) < 1 or not 0 < search.rate < torch.inf:
+        raise ValueError(f"expected at least one step, row and step of patience, and a rate above 0, got {search}")
+    many = outputs(model, (x, y))
+    if many < 3:
+        raise ValueError(f"expected a model of at least 3 classes, got {many}: an outlier needs others to differ from")
     with frozen(model):
-        sample = _floats(x[:16], where(model))
-        form = inference_form(model, sample)
-        with torch.no_grad():
-            many = form(sample).shape[1]
-        if many < 3:
-            raise ValueError(
-                f"expected a model of at least 3 classes, got {many}: an outlier needs others to differ from"
-            )
+        form = inference_form(model, floats(x[:16].to(where(model))))
         rows = _others(y, many, search.seed)
         groups = torch.arange(many).split(max(1, AT_ONCE // search.batch))
         found = [_searched(form, x, rows[wanted], wanted, start, stamp, penalty, measure, search, within)
@@ -86,11 +85,6 @@ def outlying(sizes: Tensor, *, least: float = 0.0) -> Tensor:
     spread = 1.4826 * away.quantile(0.5).clamp_min(least)
     spread = torch.where(spread > 0, spread, 1.2533 * away.mean())
     return torch.where(spread > 0, (median - exact) / spread, torch.zeros_like(exact)).float()
-
-
-def _floats(x: Tensor, device: torch.device) -> Tensor:
-    x = x.to(device)
-    return x.float() / 255 if x.dtype == torch.uint8 else x
 
 
 def _others(y: Tensor, many: int, seed: int) -> Tensor:
@@ -154,7 +148,7 @@ def _searched(
     control, active = _Control(len(wanted), search), torch.arange(len(wanted))
     for step in range(search.steps):
         columns = (step * search.batch + torch.arange(search.batch)) % rows.shape[1]
-        x = _floats(held[rows[active][:, columns]], device)
+        x = floats(held[rows[active][:, columns]].to(device))
         there = active.to(device)
         current = theta[there].requires_grad_()
         out = form(stamp(current, x).flatten(0, 1))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from buckler.data import Rows
 from buckler.kinds import Suspicion
 from buckler.poisoning._dynamics import LossOfLogits, Watched, numbered
-from buckler.poisoning._look import losses
+from buckler.poisoning._look import losses, outputs
 from buckler.train import constant, fit, started
 
 
@@ -25,6 +25,7 @@ def isolated(
         raise ValueError(f"expected a share to isolate that is 1 to {len(y) - 1} rows, got {share} of {len(y)} rows")
     watched = Watched(y, loss)
     model = started(net, seed)
+    outputs(model, data)
     fit(model, numbered(x), loss=watched, epochs=epochs, batch=batch, rate=constant(rate), seed=seed)
     score = -losses(model, data)
     return model, Suspicion(score, highest(score, many)), watched.record

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from buckler.data import Rows, raw, split
-from buckler.poisoning._look import logits
+from buckler.poisoning._look import accuracy
 from buckler.poisoning._touch import classes
 
 THRESHOLDS = tuple(step / 20 for step in range(18, -1, -1))
@@ -94,10 +94,6 @@ def pruned(model: nn.Module, masked: Masked, spared: Rows, budget: float) -> nn.
         for (_, weight, _), kept in zip(parts, trial.mask.split([len(w) for _, w, _ in parts]), strict=True):
             weight[kept == 0] = 0
     return repaired
-
-
-def accuracy(model: nn.Module, rows: Rows) -> float:
-    return float((logits(model, rows).argmax(1) == rows[1].cpu()).double().mean())
 
 
 def _parts(model: nn.Module) -> list[tuple[str, Tensor, Tensor | None]]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from buckler import stats
-from buckler.data import Poisoned, Rows
+from buckler.data import Poisoned, Rows, floats, held_as
 from buckler.kinds import Suspicion
 from buckler.poisoning._look import logits
 from buckler.stats import Estimate
@@ -22,7 +22,8 @@ def outcome(model: nn.Module, test: Rows, poisoned: Poisoned | None) -> dict[str
     """Evidence of one model: `correct` `(N,)` on clean test rows; `success` and `recovered` `(M,)` on attacked ones.
 
     Attacked rows are those whose true label is not what the adversary wants; `success` is the wanted label with the
-    trigger, `recovered` the true one. Prey have no `recovered`; an attack on accuracy alone has neither.
+    trigger, `recovered` the true one. Prey have no `recovered`; an attack on accuracy alone has neither. A `ValueError`
+    where the adversary wants no other label of any row.
     """
     x, y = test
     found = {"correct": logits(model, test).argmax(1) == y}
@@ -30,6 +31,8 @@ def outcome(model: nn.Module, test: Rows, poisoned: Poisoned | None) -> dict[str
         return found
     if poisoned.trigger is not None and poisoned.wanted is not None:
         attacked = attacked_rows(test, poisoned)
+        if not bool(attacked.any()):
+            raise ValueError("expected test rows of another class than the target, got none: there is none to attack")
         answers = logits(model, (triggered(x[attacked], poisoned), y[attacked])).argmax(1)
         found["success"] = answers == poisoned.wanted(y[attacked])
         found["recovered"] = answers == y[attacked]
@@ -49,7 +52,7 @@ def triggered(x: Tensor, poisoned: Poisoned) -> Tensor:
     if poisoned.trigger is None:
         return x
     moved = torch.cat([poisoned.trigger(part).clamp(0, 1) for part in x.split(1024)]) if len(x) else x
-    return (moved * 255).round() / 255 if poisoned.x.dtype == torch.uint8 else moved
+    return floats(held_as(poisoned.x, moved))
 
 
 def estimates(evidence: dict[str, Tensor], prefix: str = "") -> dict[str, Estimate]:
@@ -63,13 +66,21 @@ def estimates(evidence: dict[str, Tensor], prefix: str = "") -> dict[str, Estima
 
 
 def changes(evidence: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Estimate]]:
-    """What a defence changed, row by row, against the undefended model: evidence and estimates."""
+    """What a defence changed, row by row, against the undefended model: evidence and estimates.
+
+    `effectiveness` is the rating below; its evidence `effect` `(R, 2)` is where attack success and where accuracy fell,
+    with NaN below the shorter of the two.
+    """
     more: dict[str, Tensor] = {}
     found: dict[str, Estimate] = {}
     for key, name in (("correct", "accuracy_change"), ("success", "attack_success_change")):
         if key in evidence:
             more[name] = evidence[key].to(torch.int8) - evidence[f"undefended_{key}"].to(torch.int8)
             found[name] = stats.difference(more[name], name)
+    if "success" in evidence:
+        fell = [-more[name].float() for name in ("attack_success_change", "accuracy_change")]
+        more["effect"] = nn.utils.rnn.pad_sequence(fell, batch_first=False, padding_value=torch.nan)
+        found["effectiveness"] = stats.rating(more["effect"], "effect")
     return more, found
 
 
@@ -87,8 +98,7 @@ def effectiveness(before: dict[str, float], after: dict[str, float]) -> float:
 def isolation(suspicion: Suspicion, poisoned: Poisoned | None) -> tuple[dict[str, Tensor], dict[str, Estimate]]:
     """How well poisoned rows were told from clean ones; without ground truth, how many rows are flagged.
 
-    `separation` is the area under the ROC curve: the mean over poisoned rows of the share of clean rows that are less
-    suspicious (a tie counts half).
+    `separation` is the area under the ROC curve: how probably a poisoned row is more suspicious than a clean one.
     """
     evidence = {"suspicion": suspicion.score.double().float(), "flagged": suspicion.flagged}
     found = {"flagged": stats.share(suspicion.flagged, "flagged")}
@@ -98,21 +108,13 @@ def isolation(suspicion: Suspicion, poisoned: Poisoned | None) -> tuple[dict[str
     evidence["poisoned"] = bad
     evidence["flagged_poison"] = suspicion.flagged[bad]
     evidence["flagged_clean"] = suspicion.flagged[clean]
-    evidence["right_flags"] = poisoned.rows[suspicion.flagged]
+    evidence["right_flags"] = bad[suspicion.flagged & (bad | clean)]
+    evidence["ranked"] = torch.stack([evidence["suspicion"], bad.float() - (~bad & ~clean).float()], 1)
     found["recall"] = stats.share(evidence["flagged_poison"], "flagged_poison")
     found["false_alarms"] = stats.share(evidence["flagged_clean"], "flagged_clean")
     found["precision"] = stats.share(evidence["right_flags"], "right_flags")
-    evidence["placement"] = placements(suspicion.score, bad, clean)
-    found["separation"] = stats.mean(evidence["placement"], "placement")
+    found["separation"] = stats.area(evidence["ranked"], "ranked")
     return evidence, found
-
-
-def placements(score: Tensor, bad: Tensor, clean: Tensor) -> Tensor:
-    """For every row that is `bad` `(N,)` the share of `clean` ones with a lower score; ties count half: `(P,)`."""
-    ordered = score[clean].double().sort().values
-    own = score[bad].double().contiguous()
-    below = torch.searchsorted(ordered, own, right=False) + torch.searchsorted(ordered, own, right=True)
-    return (below.double() / (2 * max(len(ordered), 1))).float()
 
 
 def pictures(test: Rows, poisoned: Poisoned, model: nn.Module) -> dict[str, Tensor]:

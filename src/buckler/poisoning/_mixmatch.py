@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from buckler.augment import Augment, chained, erased, shifted
-from buckler.data import Rows
+from buckler.data import Rows, floats
 from buckler.poisoning._look import logits as answers
 from buckler.poisoning._look import where
-from buckler.train import SMALL, constant, fit
+from buckler.train import SMALL, constant, fit, lasting
 
 MOVED: Augment = shifted(2)
 """The weak augmentation: by up to two pixels each way, which suits gray images of any kind."""
@@ -115,8 +115,7 @@ class _Pools:
         self._labelled, self._unlabelled = _Turns(trusted), _Turns(~trusted)
 
     def _taken(self, rows: Tensor) -> Tensor:
-        x = self._x[rows.to(self._x.device)].to(self._device)
-        return x.float() / 255 if x.dtype == torch.uint8 else x
+        return floats(self._x[rows.to(self._x.device)].to(self._device))
 
 
 def mixmatch(
@@ -140,7 +139,7 @@ def mixmatch(
     are mixed by MixUp. An epoch is `iterations` steps, as many as pass over N rows if not given. A `rate` that is a
     number stays the same throughout. With every row trusted this is MixUp. Raises `ValueError` where no row is.
     """
-    steps = iterations if iterations is not None else max(1, len(data[1]) // batch)
+    steps = _paced(len(data[1]), batch, iterations, epochs)
     pools = _Pools(data, trusted, steps, where(model))
     classes = answers(model, (data[0][:1], data[1][:1])).shape[1]
 
@@ -181,7 +180,7 @@ def fixmatch(
     row, if it is sure enough, is the label of the same row strongly augmented. SGD; the `rate` is the paper's if not
     given, 0.03 falling along 7/16 of a cosine. Raises `ValueError` where no row is trusted.
     """
-    steps = iterations if iterations is not None else max(1, len(data[1]) // batch)
+    steps = _paced(len(data[1]), batch, iterations, epochs)
     pools = _Pools(data, trusted, steps, where(model))
 
     def loss(moving: nn.Module, _x: Tensor, _y: Tensor) -> Tensor:
@@ -197,6 +196,15 @@ def fixmatch(
         return said + fixing.weight * agreed.mean()
 
     return _fitted(model, loss, round(epochs * steps), _falling if rate is None else rate, "sgd", seed)
+
+
+def _paced(many: int, batch: int, iterations: int | None, epochs: float) -> int:
+    """How many steps an epoch has; a `ValueError` where batches, epochs or their steps are none."""
+    steps = max(1, many // max(1, batch)) if iterations is None else iterations
+    if batch < 1 or steps < 1:
+        raise ValueError(f"expected at least one row to a batch and one step to an epoch, got {batch} and {iterations}")
+    lasting(epochs)
+    return steps
 
 
 def _falling(done: float) -> float:

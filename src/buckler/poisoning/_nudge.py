@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from buckler.data import Rows, as_tensors
-from buckler.poisoning._look import BATCH, where
+from buckler.poisoning._look import BATCH, outputs, where
 from buckler.target import frozen
 from buckler.threat import Ball
 from buckler.train import LossPerRow, cross_entropy, fit, started
@@ -27,6 +27,7 @@ def surrogate(
     With no epochs it is what `net` returns: a network that the adversary has already trained.
     """
     model = started(net, seed)
+    outputs(model, data)
     if epochs == 0:
         return copy.deepcopy(model).eval()
     loss = cross_entropy if hardened == 0 else _hardened(hardened)

@@ -15,18 +15,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from buckler.augment import Augment, bent, chained, turned
-from buckler.data import Rows
+from buckler.data import Rows, floats
 from buckler.poisoning._dynamics import Watched, numbered
 from buckler.poisoning._isolate import highest
-from buckler.poisoning._look import BATCH, logits
+from buckler.poisoning._look import BATCH, logits, outputs
 from buckler.poisoning._mixmatch import Fixing, Mixing, fixmatch, mixmatch
-from buckler.poisoning._transplant import floats, mixed
-from buckler.train import fit, started, triangle
+from buckler.poisoning._transplant import mixed
+from buckler.train import fit, portions, started, triangle
 
 Semi = Literal["pseudo", "mixmatch", "fixmatch"]
 OBEYED, EXCESS, AGAIN = 0.9, 0.08, 0.7
-"""A row is obeyed above this probability; a class holds poison if this share of its rows more is obeyed than usual;
-the last stage splits again after this share of it."""
+"""A row is obeyed above this probability; a class holds poison if this share of rows more than of any other class tells
+so; the last stage splits again after this share of it."""
+SLIGHT, PLAIN, GONE = 0.05, 0.3, 0.5
+"""A row owes its label to a filter slightly, plainly, or has lost it, above this drop of the label's probability."""
 
 
 MOVED: Augment = bent(1.0)
@@ -47,7 +49,9 @@ def learn(
 ) -> tuple[nn.Module, dict[str, Tensor]]:
     """Stage 1, supervised learning: a network that learns whatever is there, and what training saw of every row."""
     watched = Watched(data[1])
-    model = fit(started(net, seed), numbered(data[0]), loss=watched, epochs=epochs, batch=batch, rate=rate, seed=seed)
+    model = started(net, seed)
+    outputs(model, data)
+    fit(model, numbered(data[0]), loss=watched, epochs=epochs, batch=batch, rate=rate, seed=seed)
     return model, watched.record
 
 
@@ -65,6 +69,21 @@ def estimated(obeyed: Tensor, usual: Tensor, y: Tensor) -> float:
         if first - max(second, 0.0) > EXCESS:
             most = max(most, (first - max(second, 0.0)) * float((y == int(shares.argmax())).float().mean()))
     return most
+
+
+def owed(lost: Tensor, made: Tensor, y: Tensor) -> Tensor:
+    """What each row's label owes to how smooth or fine the row is, `(N,)`, from `filtered`; 0 if no class stands out.
+
+    Rows of the class that blurring makes of all others owe it what sharpening takes; rows of the class that loses far
+    more rows than others to a slight blur owe what that takes.
+    """
+    gone = torch.stack([(lost[1, y == k] > GONE).float().mean() for k in range(len(made))]).nan_to_num()
+    owing = torch.zeros(len(y))
+    for shares, taken in ((made, lost[0]), (gone, lost[1])):
+        first, second = shares.topk(2).values
+        if first - second > EXCESS:
+            owing = torch.maximum(owing, torch.where(y == int(shares.argmax()), taken, torch.zeros(())))
+    return owing
 
 
 def divided(suspicion: Tensor, said: Tensor, y: Tensor, *, suspected: float) -> Split:
@@ -136,7 +155,7 @@ def tune(
 
     A `share` of the images of a batch carries what suspected rows carry. `pseudo` looks at the rows as the stage begins
     and again late in it: a row of which the model is `sure` that its label is another gets that one (Lee, ICML workshop
-    2013), suspected rows that it is not sure of are left out, and all others keep their labels. `mixmatch` and
+    2013), other suspected rows are left out, and other rows keep their labels. `mixmatch` and
     `fixmatch` trust the rows whose label the model itself gives, anew as every epoch begins, and only see the others.
     """
     x, y = data
@@ -146,7 +165,7 @@ def tune(
         good = ~split.suspected & (views(model, data, seed=seed).argmax(1) == y)
         return good if bool(good.any()) else ~split.suspected
 
-    steps = max(1, math.ceil(len(y) / batch))
+    steps = len(portions(len(y), batch))
     if semi == "mixmatch":
         mixing = Mixing(ramp=epochs)
         return mixmatch(model, data, again, epochs=epochs, batch=batch, iterations=steps, mixing=mixing,

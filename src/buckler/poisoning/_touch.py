@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from buckler.data import Rows, raw
+from buckler.data import Rows, floats, held_as, raw
 from buckler.threat import Share
 
 CHUNK = 4096
@@ -25,11 +26,18 @@ def images(data: Rows) -> Rows:
 def classes(y: Tensor, target: int | None = None) -> int:
     """How many classes there are; fewer than two, or a `target` that is none of them, is a `ValueError`."""
     many = int(y.max()) + 1
-    if int((torch.bincount(y) > 0).sum()) < 2:
+    if int(y.min()) == many - 1:
         raise ValueError(f"expected rows of at least two classes, got {len(y)} rows of class {int(y[0])} only")
     if target is not None and not 0 <= target < many:
         raise ValueError(f"expected a target class of 0 to {many - 1}, got {target}")
     return many
+
+
+def counted(share: Share, y: Tensor) -> int:
+    """How many of the rows `y` `(N,)` are the `share`; a `TypeError` for what is no `Share`."""
+    if not isinstance(cast(object, share), Share):
+        raise TypeError(f"expected a share such as Share(0.05), got {share!r}")
+    return share.of(len(y))
 
 
 def chosen(able: Tensor, many: int, seed: int, *, short: str = "rows that may be poisoned") -> Tensor:
@@ -43,19 +51,11 @@ def chosen(able: Tensor, many: int, seed: int, *, short: str = "rows that may be
     return picked
 
 
-def clean_label(y: Tensor, target: int, share: Share, seed: int) -> Tensor:
-    """Rows of the target class, as many as `share` of the whole data set or all of them: `(N,)` booleans."""
-    able = y == target
-    return chosen(able, min(share.of(len(y)), max(1, int(able.sum()))), seed, short="rows of the target class")
-
-
 def changed(x: Tensor, rows: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
     """A copy of `x` with `change`, a function of floats in [0, 1], applied to `rows` `(N,)`; uint8 stays uint8."""
     out = x.clone()
     for part in rows.nonzero().squeeze(1).split(CHUNK):
-        held = x[part]
-        moved = change(held.float() / 255 if x.dtype == torch.uint8 else held).clamp(0, 1)
-        out[part] = (moved * 255).round().to(torch.uint8) if x.dtype == torch.uint8 else moved.to(x.dtype)
+        out[part] = held_as(x, change(floats(x[part])).clamp(0, 1))
     return out
 
 

@@ -3,7 +3,8 @@
 A trigger is what can be carried over: put on an image of another class, it takes the label with it. What a clean row
 carries does so seldom. So transplants find rows with triggers (`obedience`), clean labels or not, and, kept with the
 label of the row that they were put on, they teach a network that the trigger means nothing (`mixed`). Neither needs a
-clean row, a poison rate, or an idea of what the trigger looks like.
+clean row, a poison rate, or an idea of what the trigger looks like. What no pixel carries, a warp, is told by how
+smooth or fine it leaves an image (`filtered`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from buckler.data import Rows
+from buckler.data import Rows, floats
 from buckler.poisoning._look import BATCH, where
 from buckler.target import frozen
 
@@ -97,26 +98,46 @@ def ranked(obeyed: Tensor, best: int = 2) -> Tensor:
     return ranks.topk(min(best, len(obeyed)), dim=0).values.mean(0)
 
 
+def filtered(model: nn.Module, data: Rows) -> tuple[Tensor, Tensor]:
+    """How much less probable each row's label is once it is sharpened, and once it is blurred a little, `(2, N)`.
+
+    With it what blurring makes, `(K,)`: of rows of other classes, the share that is answered rightly and, blurred, as
+    the class. A warp is carried by no pixel, but it resamples: its trigger can be told by being smooth, or, where that
+    was undone, by being fine. The blur is as wide as a pixel of images of 28, in proportion to others.
+    """
+    x, y = data
+    classes, device = int(y.max()) + 1, where(model)
+    lost, made = torch.zeros(2, len(y)), torch.zeros(classes)
+    with torch.no_grad(), frozen(model):
+        for part in torch.arange(len(y)).split(BATCH):
+            image, own = floats(x[part]).to(device), y[part]
+            wide = min(image.shape[2:]) / 28
+            soft = blurred(image, wide)
+            seen = (image, (2 * image - soft).clamp(0, 1), blurred(image, 0.6 * wide), soft)
+            said, sharp, dull, duller = (model(view)[:, :classes].softmax(1).cpu() for view in seen)
+            lost[:, part] = torch.stack([(said - other).gather(1, own[:, None])[:, 0] for other in (sharp, dull)])
+            moved = (said.argmax(1) == own) & (duller.argmax(1) != own)
+            made += torch.bincount(duller.argmax(1)[moved], minlength=classes)
+    return lost, made / (len(y) - torch.bincount(y, minlength=classes)).clamp_min(1)
+
+
 def mixed(host: Tensor, donor: Tensor) -> Tensor:
     """Hosts that carry what donors carry, in one of several ways drawn for the batch, at a strength drawn per row."""
     strength = torch.rand(len(host), 1, 1, 1, device=host.device)
     fine = (1 + strength) * (donor - blurred(donor, 1.0))
-    way = int(torch.randint(0, 6, ()))
-    moved = (
-        host + fine
-        if way == 0
-        else 0.8 * host + 0.1 + fine
-        if way == 1
-        else faint(host, donor)
-        if way == 2
-        else veiled(host, donor)
-        if way == 3
-        else 0.8 * host + 0.1 + donor - blurred(donor, 3.0)
-        if way == 4
-        else (1 - 0.3 * strength) * host + 0.3 * strength * donor
-    )
+    match int(torch.randint(0, 7, ())):
+        case 0:
+            moved = host + fine
+        case 1:
+            moved = 0.8 * host + 0.1 + fine
+        case 2:
+            moved = faint(host, donor)
+        case 3:
+            moved = veiled(host, donor)
+        case 4:
+            moved = 0.8 * host + 0.1 + donor - blurred(donor, 3.0)
+        case 5:
+            moved = (1 - 0.3 * strength) * host + 0.3 * strength * donor
+        case _:
+            moved = blurred(host, (0.5 + float(torch.rand(()))) * min(host.shape[2:]) / 28)
     return moved.clamp(0, 1)
-
-
-def floats(x: Tensor) -> Tensor:
-    return x.float() / 255 if x.dtype == torch.uint8 else x

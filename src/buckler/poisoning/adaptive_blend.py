@@ -19,7 +19,7 @@ from torch import Tensor
 from buckler.data import Poisoned, Rows
 from buckler.poisoning import _pattern
 from buckler.poisoning._pieces import blended, cut, kept, partly
-from buckler.poisoning._touch import always, chosen, classes, images
+from buckler.poisoning._touch import always, chosen, classes, counted, images
 from buckler.threat import Share
 
 
@@ -62,7 +62,7 @@ def adaptive_blend(
     def trigger(clean: Tensor) -> Tensor:
         return blended(clean, picture, test_alpha)
 
-    false = share.of(len(y))
+    false = counted(share, y)
     extra = false if cover is None else round(cover * len(y))
     rows = chosen(y != target, false + extra, seed, short="rows of other classes for poison and covers")
     covers = chosen(rows, extra, seed + 1)

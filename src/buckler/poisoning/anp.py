@@ -15,7 +15,6 @@ Tags: atlas:AML.T0018.000, nist-ai-100-2:NISTAML.023, owasp-ml:ML10, cwe:506.
 from __future__ import annotations
 
 import copy
-import math
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +22,9 @@ from torch import Tensor, nn
 from buckler.data import Rows
 from buckler.kinds import Repaired
 from buckler.poisoning._dynamics import plain
+from buckler.poisoning._look import outputs
 from buckler.poisoning._masks import Masked, parted, pruned
-from buckler.train import constant, fit
+from buckler.train import constant, fit, portions
 
 
 def anp(
@@ -49,6 +49,7 @@ def anp(
     `ValueError` for a model with neither batch norm nor convolutions, one class, or too few rows.
     """
     used, spared = parted(clean, held, seed)
+    outputs(model, used)
     masked = Masked(copy.deepcopy(model))
 
     def loss(_model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -56,7 +57,7 @@ def anp(
         noise = _worst(masked, x, y, epsilon)
         return alpha * plain(masked(x), y) + (1 - alpha) * plain(masked(x, noise), y)
 
-    epochs = steps / math.ceil(len(used[1]) / batch)
+    epochs = steps / len(portions(len(used[1]), batch))
     fit(masked, used, loss=loss, epochs=epochs, batch=batch, rate=constant(rate), decay=0.0, seed=seed)
     masked.project()
     return pruned(model, masked, spared, budget)

@@ -26,14 +26,14 @@ import torch
 from torch import Tensor, nn
 
 from buckler.augment import Augment
-from buckler.data import Rows, raw
+from buckler.data import Rows, floats, held_as, raw
 from buckler.kinds import Cultivated, Suspicion
 from buckler.poisoning._dynamics import Watched, gradient_ascent, numbered
-from buckler.poisoning._look import logits, losses
+from buckler.poisoning._look import logits, losses, outputs
 from buckler.poisoning._mixmatch import MOVED, Mixing, mixmatch
 from buckler.poisoning._split import Splits, lowest, lowest_of_each, symmetric
 from buckler.poisoning._touch import classes, images
-from buckler.train import constant, fit, started
+from buckler.train import constant, fit, lasting, started
 
 
 def asd(
@@ -65,8 +65,11 @@ def asd(
     x, y = images(data)
     many, stages = len(y), epochs[1:]
     lowest(torch.zeros(many), trust)  # a share that cannot be split is said before anything is trained
+    lasting(*epochs)
     if sum(stages) < 1 or grow[0] < 1:
         raise ValueError(f"expected at least one epoch of splits, and to grow every one or more, got {epochs}, {grow}")
+    model = started(net, seed)
+    outputs(model, (x, y))
     if clean is not None:
         extra, labels = _like(clean, x, classes(y))
         x, y = torch.cat([x, extra]), torch.cat([y, labels])
@@ -74,7 +77,6 @@ def asd(
     else:
         classes(y)
         first, given = _middling((x, y), net, seeds, epochs[0], batch[1], seed), torch.zeros(many, dtype=torch.bool)
-    model = started(net, seed)
     splits = Splits(model, (x, y))
 
     def trusted(epoch: int) -> Tensor:
@@ -105,9 +107,7 @@ def _like(clean: Rows, x: Tensor, many: int) -> Rows:
     lacking = sorted(set(range(many)) - set(labels.tolist()))
     if lacking:
         raise ValueError(f"expected clean rows of every class, got none of class {lacking[0]}: add some, or give none")
-    if extra.dtype != x.dtype:
-        extra = extra.float() / 255 if extra.dtype == torch.uint8 else (extra * 255).round().to(torch.uint8)
-    return extra, labels
+    return held_as(x, floats(extra)), labels
 
 
 def _middling(data: Rows, net: Callable[[], nn.Module], seeds: int, epochs: float, batch: int, seed: int) -> Tensor:
@@ -117,9 +117,8 @@ def _middling(data: Rows, net: Callable[[], nn.Module], seeds: int, epochs: floa
     if not 1 <= seeds <= few:
         raise ValueError(f"expected 1 to {few} seeds, as many as the smallest class has rows, got {seeds}")
     model = started(net, seed)
-    if epochs > 0:
-        trap = Watched(y, gradient_ascent(0.5))
-        fit(model, numbered(x), loss=trap, epochs=epochs, batch=batch, rate=constant(0.1), seed=seed)
+    trap = Watched(y, gradient_ascent(0.5))
+    fit(model, numbered(x), loss=trap, epochs=epochs, batch=batch, rate=constant(0.1), seed=seed)
     loss = losses(model, data)
     chosen = torch.zeros(len(y), dtype=torch.bool)
     generator = torch.Generator().manual_seed(seed)

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from buckler.data import Poisoned, Rows
-from buckler.poisoning._touch import always, changed, chosen, classes, images, next_class
+from buckler.poisoning._patch import fitting, patched
+from buckler.poisoning._touch import always, changed, chosen, classes, counted, images, next_class
 from buckler.threat import Share
 
 
@@ -36,25 +37,21 @@ def badnets(
 
     `data` is `x` `(N, C, H, W)` and `y` `(N,)`; `share` of all rows are stamped in the lower right corner with a patch
     of `size` pixels, `margin` pixels from the edges, and labelled `target`, or with the next class (`all_to_all`). A
-    flip moves the patch to the other corner, and a crop may cut it: it survives small shifts only. Returns `Poisoned`.
+    flip moves the patch to the other corner, and a crop may cut it, so that it does not survive. Returns `Poisoned`.
     Raises `ValueError` for a patch that does not fit, one class, or too few rows of other classes.
     """
     x, y = images(data)
     many = classes(y, target)
-    if size < 1 or margin < 0 or size + margin > min(x.shape[2:]):
-        raise ValueError(f"expected a patch that fits images of {tuple(x.shape[2:])}, got {size} + {margin} pixels")
+    fitting(x, size, margin)
     tile = torch.ones(size, size)
     if pattern == "checkerboard":
         tile = (torch.arange(size)[:, None] + torch.arange(size)[None] + 1) % 2 * 1.0
-    top, left = x.shape[2] - margin - size, x.shape[3] - margin - size
 
     def trigger(clean: Tensor) -> Tensor:
-        stamped = clean.clone()
-        stamped[:, :, top : top + size, left : left + size] = tile.to(clean)
-        return stamped
+        return patched(clean, tile, margin)
 
     wanted = always(target) if goal == "all_to_one" else next_class(many)
-    rows = chosen(wanted(y) != y, share.of(len(y)), seed)
+    rows = chosen(wanted(y) != y, counted(share, y), seed)
     return Poisoned(
-        changed(x, rows, trigger), torch.where(rows, wanted(y), y), rows, y, trigger, wanted, survives=margin > 0
+        changed(x, rows, trigger), torch.where(rows, wanted(y), y), rows, y, trigger, wanted, survives=False
     )

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from buckler.data import Poisoned, Rows
 from buckler.poisoning import _pattern
-from buckler.poisoning._touch import always, changed, chosen, classes, images, next_class
+from buckler.poisoning._touch import always, changed, chosen, classes, counted, images, next_class
 from buckler.threat import Share
 
 
@@ -52,5 +52,5 @@ def blended(
         return (1 - weight) * clean + weight * key.to(clean)
 
     wanted = always(target) if goal == "all_to_one" else next_class(many)
-    rows = chosen(wanted(y) != y, share.of(len(y)), seed)
+    rows = chosen(wanted(y) != y, counted(share, y), seed)
     return Poisoned(changed(x, rows, trigger), torch.where(rows, wanted(y), y), rows, y, trigger, wanted)

@@ -27,9 +27,9 @@ from buckler.augment import Augment
 from buckler.data import Rows
 from buckler.kinds import Cultivated, Suspicion
 from buckler.poisoning._dynamics import Watched, numbered, plain
-from buckler.poisoning._look import inputs_of, last_linear, losses
+from buckler.poisoning._look import inputs_of, last_linear, losses, outputs
 from buckler.poisoning._touch import classes, images
-from buckler.train import constant, fit, started
+from buckler.train import constant, fit, lasting, started
 
 
 def cbd(
@@ -54,7 +54,9 @@ def cbd(
     """
     x, y = images(data)
     classes(y)
+    lasting(*epochs)
     first = started(net, seed)
+    outputs(first, (x, y))
     fit(
         first, (x, y), epochs=epochs[0], batch=batch, rate=constant(rate), decay=decay, augment=augment, seed=seed
     )  # fmt: skip

@@ -26,11 +26,11 @@ from torch.nn import functional as F
 from buckler.augment import Augment, chained, flip
 from buckler.data import Rows
 from buckler.kinds import Cultivated
-from buckler.poisoning._look import features, inputs_of, last_linear
+from buckler.poisoning._look import features, inputs_of, last_linear, outputs
 from buckler.poisoning._mixmatch import MOVED, Mixing, mixmatch
 from buckler.poisoning._split import Splits, lowest, symmetric
 from buckler.poisoning._touch import classes, images
-from buckler.train import constant, cosine, fit, started
+from buckler.train import constant, cosine, fit, lasting, started
 
 
 def _cropped(least: float) -> Augment:
@@ -90,22 +90,20 @@ def dbd(
     """
     x, y = images(data)
     classes(y)
+    lasting(*epochs)
     lowest(torch.zeros(len(y)), trust)  # a share that cannot be split is said before anything is trained
     model = started(net, seed)
+    outputs(model, (x, y))
     head = last_linear(model)
-    if epochs[0] > 0:
-        projected = _Projected(model, seed)
-        nothing = torch.zeros(len(x), dtype=torch.long)
-        contrast = _contrasted(views, temperature)
-        fit(
-            projected, (x, nothing), loss=contrast, epochs=epochs[0], batch=batch[0], rate=cosine(rate[0]), decay=1e-4,
-            seed=seed,
-        )  # fmt: skip
-    if epochs[1] > 0:
-        fit(
-            head, (features(model, (x, y)), y), loss=_said, epochs=epochs[1], batch=batch[1], rate=constant(rate[1]),
-            decay=0.0, optimizer="adam", seed=seed + 1,
-        )  # fmt: skip
+    nothing = torch.zeros(len(x), dtype=torch.long)
+    fit(
+        _Projected(model, seed), (x, nothing), loss=_contrasted(views, temperature), epochs=epochs[0], batch=batch[0],
+        rate=cosine(rate[0]), decay=1e-4, seed=seed,
+    )  # fmt: skip
+    fit(
+        head, (features(model, (x, y)), y), loss=_said, epochs=epochs[1], batch=batch[1], rate=constant(rate[1]),
+        decay=0.0, optimizer="adam", seed=seed + 1,
+    )  # fmt: skip
     splits = Splits(model, (x, y))
 
     def trusted(_epoch: int) -> Tensor:

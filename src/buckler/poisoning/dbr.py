@@ -29,13 +29,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from buckler.augment import Augment, turned
-from buckler.data import Rows
+from buckler.data import Rows, floats
 from buckler.kinds import Cultivated, Suspicion
-from buckler.poisoning._dynamics import Watched, numbered, plain
+from buckler.poisoning._dynamics import Watched, numbered
 from buckler.poisoning._isolate import highest
-from buckler.poisoning._look import features, inputs_of, last_linear, logits
+from buckler.poisoning._look import accuracy, features, inputs_of, last_linear, outputs
 from buckler.poisoning._touch import classes, images
-from buckler.train import constant, fit, started
+from buckler.poisoning._unlearn import climb
+from buckler.train import constant, fit, lasting, started
 
 TURNED: Augment = turned(180, shift=0.2)
 """The authors' transformation: any rotation, and a shift of up to a fifth of the side."""
@@ -72,11 +73,12 @@ def dbr(
             f"expected shares to unlearn and relearn that are one row or more and all rows at most, "
             f"got {poisoned} and {clean} of {len(y)} rows"
         )
+    lasting(*epochs)
     early = started(net, seed)
+    outputs(early, (x, y))
     last_linear(early)
     fit(early, (x, y), epochs=epochs[0], batch=batch, rate=constant(rate), seed=seed)
-    if epochs[1] > 0:
-        fit(early, (x, y), loss=_centres_alike, epochs=epochs[1], batch=batch, rate=constant(rate), seed=seed + 1)
+    fit(early, (x, y), loss=_centres_alike, epochs=epochs[1], batch=batch, rate=constant(rate), seed=seed + 1)
     score = _inconsistency(early, x, transform, draws, seed)
     suspected = highest(score, many)
     trusted = _consistent(score.masked_fill(suspected, torch.inf), y, clean) & ~suspected
@@ -99,8 +101,7 @@ def _inconsistency(model: nn.Module, x: Tensor, transform: Augment, draws: int, 
         torch.manual_seed(seed)
         for _ in range(draws):
             for rows in torch.arange(len(x)).split(512):
-                part = x[rows].float() / 255 if x.dtype == torch.uint8 else x[rows]
-                moved = features(model, (transform(part).clamp(0, 1), nothing[rows]))
+                moved = features(model, (transform(floats(x[rows])).clamp(0, 1), nothing[rows]))
                 total[rows] += (moved - before[rows]).square().mean(1)
     return total / draws
 
@@ -144,26 +145,18 @@ def _removed(
     `rest` are all rows that are not suspected. What is best is said by training rows only.
     """
     chance = 1.0 / (int(rest[1].max()) + 1)
-    kept, best = copy.deepcopy(model.state_dict()), _right(model, rest) - _right(model, suspected)
+    kept, best = copy.deepcopy(model.state_dict()), accuracy(model, rest) - accuracy(model, suspected)
     for turn in range(rounds):
-        if _right(model, suspected) > chance:
+        if accuracy(model, suspected) > chance:
             fit(
-                model, suspected, loss=_climbed, epochs=1, batch=batch, rate=constant(rate), augment=augment,
+                model, suspected, loss=climb, epochs=1, batch=batch, rate=constant(rate), augment=augment,
                 seed=seed + 2 * turn,
             )  # fmt: skip
         fit(
             model, trusted, epochs=1, batch=batch, rate=constant(rate), augment=augment, seed=seed + 2 * turn + 1
         )  # fmt: skip
-        worth = _right(model, rest) - _right(model, suspected)
+        worth = accuracy(model, rest) - accuracy(model, suspected)
         if worth > best:
             kept, best = copy.deepcopy(model.state_dict()), worth
     model.load_state_dict(kept)
     return model
-
-
-def _climbed(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    return -plain(model(x), y)
-
-
-def _right(model: nn.Module, rows: Rows) -> float:
-    return float((logits(model, rows).argmax(1) == rows[1]).float().mean())

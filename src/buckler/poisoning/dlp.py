@@ -7,9 +7,9 @@ Differs from the paper: of the paper only its abstract could be read. Its three 
 active unlearning, active semi-supervised fine-tuning) are kept, and what happens inside them is a reconstruction whose
 constants were chosen by measurement (docs/dlp.md). Rows are not suspected for a low loss, which finds few triggers but
 patches, but for what they carry: the parts of a row that are not content are put on rows of other labels, and a row
-whose label goes with them is suspected. Unlearning teaches that what suspected rows carry means nothing, and climbs
-flagged ones to an even guess and no further. No guarantee: warps are carried by no pixel and are withstood in part
-only, by turning and bending every image.
+whose label goes with them is suspected; and for being smooth or fine, where that alone makes a class, as the resampling
+of a warp does. Unlearning teaches that what suspected rows carry means nothing, and climbs flagged ones to an
+even guess and no further. No guarantee.
 
 Tags: atlas:AML.T0020, nist-ai-100-2:NISTAML.023, owasp-ml:ML02, cwe:506.
 """
@@ -25,9 +25,10 @@ from torch.nn import functional as F
 from buckler.data import Rows, raw
 from buckler.kinds import Cultivated, Suspicion
 from buckler.poisoning._isolate import highest
-from buckler.poisoning._stages import Semi, divided, estimated, learn, tune, unlearn, views
+from buckler.poisoning._stages import PLAIN, SLIGHT, Semi, divided, estimated, learn, owed, tune, unlearn, views
 from buckler.poisoning._touch import classes
-from buckler.poisoning._transplant import TELLING, obedience, ranked
+from buckler.poisoning._transplant import TELLING, filtered, obedience, ranked
+from buckler.train import lasting
 
 STEPS = 60
 """So many steps an epoch has at least, if batches of 16 allow it."""
@@ -51,24 +52,29 @@ def dlp(
     rows is not trusted, whatever is in the data. In the last stage the share `carried` of the images carries what
     suspected rows carry, and `semi` says what becomes of rows whose label is not trusted. `rate` is the peak of the
     first stage for batches of 128, in proportion to others and twice that of the later stages; `batch` is 128 if not
-    given, less for fewer rows. Returns the model, the
-    suspicion, whose flags are as many rows as are estimated to be poisoned, and the first stage's dynamics. Raises
-    `ValueError` for rows that are no images, one class, or a share of no rows.
+    given, less for fewer rows. Returns the model, the suspicion, whose flags are as many rows as are estimated to be
+    poisoned, and the first stage's dynamics. Raises `ValueError` for rows that are no images, one class, no rows to a
+    batch, or a share of no rows.
     """
     x, y = raw(data)
     if x.ndim != 4:
         raise ValueError(f"expected images (N, C, H, W), got {tuple(x.shape)}: transplants put pixels on pixels")
     classes(y)
+    lasting(*epochs)
     if not 1 <= suspected * len(y) <= len(y) / 2 or not 0 <= carried <= 1:
         got = f"{suspected * len(y):g} and {carried}"
         raise ValueError(f"expected to suspect 1 to {len(y) // 2} rows and a share of 0 to 1, got {got}")
+    if batch is not None and batch < 1:
+        raise ValueError(f"expected at least 1 row to a batch, got {batch}")
     size = batch if batch is not None else min(128, max(16, len(y) // STEPS))
     rate *= size / 128
     model, dynamics = learn((x, y), net, epochs=epochs[0], batch=size, rate=rate, seed=seed)
     obeyed, usual = obedience(model, (x, y), seed=seed)
-    score = ranked(obeyed)
+    owing = owed(*filtered(model, (x, y)), y)
+    score = torch.where(owing > SLIGHT, 1 + owing, ranked(obeyed))
+    suspected = max(suspected, float((owing > SLIGHT).float().mean()))
     telling = torch.tensor(TELLING)
-    many = round(estimated(obeyed[telling], usual[telling], y) * len(y))
+    many = max(round(estimated(obeyed[telling], usual[telling], y) * len(y)), int((owing > PLAIN).sum()))
     flagged = highest(score, many) if many else torch.zeros(len(y), dtype=torch.bool)
     split = divided(score, F.one_hot(y).float(), y, suspected=suspected)
     if epochs[1] > 0:

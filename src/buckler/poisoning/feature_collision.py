@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from buckler.data import Poisoned, Rows
 from buckler.poisoning._look import BATCH, inputs_of, last_linear, where
 from buckler.poisoning._nudge import shared_out, surrogate, wishes
-from buckler.poisoning._touch import CHUNK, changed, chosen, classes, images
+from buckler.poisoning._touch import CHUNK, changed, chosen, classes, counted, images
 from buckler.target import frozen
 from buckler.threat import Ball, Share
 
@@ -59,18 +59,19 @@ def feature_collision(
             "expected a watermark of at least 0 and below 1, a radius above 0 and at most 1, beta and steps >= 0, got "
             f"{watermark}, {radius}, {beta} and {steps}"
         )
+    parts = shared_out(counted(share, y), len(wanted))
     model = surrogate(net, (x, y), epochs=epochs, rate=rate, seed=seed)
     goal = torch.zeros(len(y), dtype=torch.long)
     rows = torch.zeros(len(y), dtype=torch.bool)
-    for index, many in enumerate(shared_out(share.of(len(y)), len(wanted))):
+    for index, many in enumerate(parts):
         label = int(wanted[index])
         mine = chosen((y == label) & ~rows, many, seed + index, short=f"rows of class {label}, wanted for prey {index}")
         rows, goal[mine] = rows | mine, index
-    parts = iter(goal[rows].split(CHUNK))
+    goals = iter(goal[rows].split(CHUNK))
     ball = Ball("linf", radius)
 
     def collide(clean: Tensor) -> Tensor:
-        target = hunted[next(parts)].to(clean)
+        target = hunted[next(goals)].to(clean)
         base = ball.clip(clean, clean + watermark * (target - clean))
         pairs = zip(clean.split(BATCH), base.split(BATCH), target.split(BATCH), strict=True)
         return torch.cat([_collided(model, *held, ball=ball, steps=steps, beta=beta) for held in pairs])

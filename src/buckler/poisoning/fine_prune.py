@@ -21,10 +21,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp, TensorMetadata
 
-from buckler.data import Rows, batches, raw, split
+from buckler.data import Rows, batches, floats, raw, split
 from buckler.kinds import Repaired
 from buckler.poisoning._graph import layer, traced
-from buckler.poisoning._look import BATCH, logits, where
+from buckler.poisoning._look import BATCH, accuracy, outputs, where
+from buckler.poisoning._touch import classes
 from buckler.target import frozen
 from buckler.train import cross_entropy, fit
 
@@ -45,7 +46,7 @@ def fine_prune(
     Channels of the last feature map are removed in ascending order of their mean activation on the clean rows, as long
     as accuracy on the share `held` of them falls by at most `budget`: their filters, biases and batch norm are set to
     zero and stay so. Fine-tuning takes `epochs` epochs with the peak `rate`. Raises `ValueError` for a model that
-    cannot be traced or has no convolution, or for too few rows to hold some out.
+    cannot be traced or has no convolution, for one class, or for too few rows to hold some out.
     """
     x, y = raw(clean)
     kept_out = round(held * len(y))
@@ -53,10 +54,12 @@ def fine_prune(
         raise ValueError(
             f"expected clean rows to prune by and some to hold out, got {len(y)} rows and a share of {held}"
         )
+    classes(y)
+    outputs(model, (x, y))
     repaired = copy.deepcopy(model).eval()
     checked, rest = cast("tuple[Rows, Rows]", split((x, y), held, seed=seed))
     with torch.no_grad(), frozen(repaired):
-        body, layers = _last_map(repaired, _one(x, repaired))
+        body, layers = _last_map(repaired, floats(x[:2].to(where(repaired))))
         order = _activation(body, repaired, rest).argsort()
         sleepers = _sleepers(repaired, checked, layers, order, budget)
         _silence(layers, sleepers)
@@ -66,16 +69,10 @@ def fine_prune(
             _silence(layers, sleepers)
         return cross_entropy(moving, inputs, labels)
 
-    if epochs > 0:
-        fit(repaired, (x, y), loss=held_silent, epochs=epochs, batch=batch, rate=rate, seed=seed)
+    fit(repaired, (x, y), loss=held_silent, epochs=epochs, batch=batch, rate=rate, seed=seed)
     with torch.no_grad():
         _silence(layers, sleepers)
     return repaired
-
-
-def _one(x: Tensor, model: nn.Module) -> Tensor:
-    first = x[:2].to(where(model))
-    return first.float() / 255 if first.dtype == torch.uint8 else first
 
 
 def _last_map(model: nn.Module, sample: Tensor) -> tuple[fx.GraphModule, list[nn.Module]]:
@@ -132,17 +129,17 @@ def _sleepers(model: nn.Module, data: Rows, layers: list[nn.Module], order: Tens
     """The first channels of `order`, as many as accuracy on `data` allows, by bisection."""
     kept = [{name: value.clone() for name, value in module.state_dict().items()} for module in layers]
 
-    def accuracy(many: int) -> float:
+    def without(many: int) -> float:
         _silence(layers, order[:many])
-        right = float((logits(model, data).argmax(1) == data[1].cpu()).float().mean())
+        right = accuracy(model, data)
         for module, state in zip(layers, kept, strict=True):
             module.load_state_dict(state)
         return right
 
-    enough, low, high = accuracy(0) - budget, 0, len(order)
+    enough, low, high = without(0) - budget, 0, len(order)
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if accuracy(middle) >= enough else (low, middle)
+        low, high = (middle, high) if without(middle) >= enough else (low, middle)
     return order[:low]
 
 

@@ -15,13 +15,21 @@ import copy
 
 from torch import nn
 
-from buckler.data import Rows
+from buckler.data import Rows, raw
 from buckler.kinds import Repaired
+from buckler.poisoning._look import outputs
+from buckler.poisoning._touch import classes
 from buckler.train import fit
 
 
 def fine_tune(
     model: nn.Module, clean: Rows, *, epochs: float = 20, batch: int = 128, rate: float = 0.01, seed: int = 0
 ) -> Repaired:
-    """Train a copy of `model` on `clean` rows `x` `(N, ...)`, `y` `(N,)` with cross-entropy; return it, evaluating."""
-    return fit(copy.deepcopy(model), clean, epochs=epochs, batch=batch, rate=rate, seed=seed)
+    """Train a copy of `model` on `clean` rows `x` `(N, ...)`, `y` `(N,)` with cross-entropy; return it, evaluating.
+
+    Raises `ValueError` for rows of one class, or labels that the model does not have.
+    """
+    rows = raw(clean)
+    classes(rows[1])
+    outputs(model, rows)
+    return fit(copy.deepcopy(model), rows, epochs=epochs, batch=batch, rate=rate, seed=seed)

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from buckler.data import Rows, raw
 from buckler.kinds import Repaired
+from buckler.poisoning._look import outputs
 from buckler.poisoning._touch import classes
 from buckler.train import LossPerRow, cosine, fit
 
@@ -41,10 +42,12 @@ def ft_sam(
 
     `clean` is `x` `(N, ...)` and `y` `(N,)`. Every step follows the gradient at the weights that raise the loss most
     within `radius`, where each weight counts by its own size; labels are smoothed by `smoothing`. Returns the copy,
-    evaluating. Raises `ValueError` for rows of one class.
+    evaluating. Raises `ValueError` for rows of one class, or labels that the
+    model does not have.
     """
     rows = raw(clean)
     classes(rows[1])
+    outputs(model, rows)
     loss = _sharpened(radius, smoothing)
     return fit(copy.deepcopy(model), rows, loss=loss, epochs=epochs, batch=batch, rate=cosine(rate), seed=seed)
 

@@ -21,7 +21,7 @@ from buckler.augment import Augment
 from buckler.data import Poisoned, Rows
 from buckler.poisoning._look import BATCH, where
 from buckler.poisoning._nudge import shared_out, surrogate, wishes
-from buckler.poisoning._touch import changed, chosen, classes, images
+from buckler.poisoning._touch import changed, chosen, classes, counted, images
 from buckler.threat import Ball, Share
 
 FALLS = (1 / 2.667, 1 / 1.6, 1 / 1.142)
@@ -59,8 +59,9 @@ def gradient_matching(
             "expected a radius above 0 and at most 1, steps >= 0, restarts >= 1 and a step above 0, got "
             f"{radius}, {steps}, {restarts} and {step}"
         )
-    model = surrogate(net, (x, y), epochs=epochs, rate=rate, seed=seed)
     labels, ball = wanted.unique(), Ball("linf", radius)
+    parts = shared_out(counted(share, y), len(labels))
+    model = surrogate(net, (x, y), epochs=epochs, rate=rate, seed=seed)
     rows, out = torch.zeros(len(y), dtype=torch.bool), x
 
     def brew(clean: Tensor, miss: Callable[[Tensor], Tensor]) -> Tensor:
@@ -68,7 +69,7 @@ def gradient_matching(
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        for label, many in zip(labels, shared_out(share.of(len(y)), len(labels)), strict=True):
+        for label, many in zip(labels, parts, strict=True):
             mine = chosen(y == label, many, seed, short=f"rows of class {int(label)}, which is wanted for prey")
             miss = _mismatch(model, int(label), hunted[wanted == label], augment)
             out = changed(out, mine, lambda clean, miss=miss: brew(clean, miss))

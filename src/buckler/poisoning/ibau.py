@@ -14,7 +14,6 @@ Tags: atlas:AML.T0018.000, nist-ai-100-2:NISTAML.023, owasp-ml:ML10, cwe:506.
 from __future__ import annotations
 
 import copy
-import math
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +21,11 @@ from torch import Tensor, nn
 from buckler.data import Rows, as_tensors
 from buckler.kinds import Repaired
 from buckler.poisoning._dynamics import plain
-from buckler.poisoning._look import where
+from buckler.poisoning._look import outputs, where
 from buckler.poisoning._touch import classes
 from buckler.target import frozen
 from buckler.threat import Ball
-from buckler.train import LossPerRow, constant, fit
+from buckler.train import LossPerRow, constant, fit, portions
 
 STEP = 0.1
 """Of the gradient descent whose fixed point is the inner problem's answer."""
@@ -57,9 +56,10 @@ def ibau(
     """
     rows = as_tensors(clean)
     classes(rows[1])
+    outputs(model, rows)
     repaired = copy.deepcopy(model)
     ball = Ball("l2", radius)
-    epochs = steps / math.ceil(len(rows[1]) / batch)
+    epochs = steps / len(portions(len(rows[1]), batch))
     for turn in range(rounds):
         delta = _worst(repaired, rows, ball, steps, ascent, penalty, batch, seed + turn)
         loss = _unlearning(delta, terms, penalty, patched)

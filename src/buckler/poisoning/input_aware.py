@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from buckler.data import Rows
 from buckler.kinds import Implanted
 from buckler.poisoning._dynamics import plain
-from buckler.poisoning._look import where
+from buckler.poisoning._look import outputs, where
 from buckler.poisoning._touch import always, classes, images
 from buckler.train import LossPerRow, constant, cosine, fit, started
 
@@ -56,6 +56,7 @@ def input_aware(
     """
     x, y = images(data)
     classes(y, target)
+    outputs(model, (x, y))
     if min(x.shape[2:]) < 4:
         raise ValueError(
             f"expected images of at least 4 x 4 pixels, got {tuple(x.shape[2:])}: the generators pool twice"

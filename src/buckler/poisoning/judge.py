@@ -1,24 +1,30 @@
 """From the area's trials to findings: can the training be poisoned, is the data, is the model, and what helps.
 
-Three questions are asked of a subject, and each has one finding. Its pipeline: the worst attack success over every
-attack that was tried on it. Its data: the rows that sifters and cultivators flag as they are. Its model: the classes
-that inspectors flag. Defences that were tried against a known attack answer the first.
+Three questions are asked of a subject, and each has a finding. Its pipeline: what the worst of the attacks that were
+tried on it taught, beyond what a clean model answers anyway. Its data: the rows that sifters and cultivators flag as
+they are. Its model: the classes that inspectors flag. A defence answers for the attack that it was tried against, and
+for no other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from dataclasses import replace
 
-from buckler.catalog import find
-from buckler.findings import Figure, Finding, NotMeasured, Rule, Severity, Verdicts, because, severity
-from buckler.method import describe
+import torch
+
+from buckler import stats
+from buckler.findings import Cell, Figure, Finding, NotMeasured, Rule, Severity, Verdicts, because, severity
+from buckler.judging import resting
+from buckler.poisoning._tried import answers, attacked, detected, did, harms, left, method_of, named, short
 from buckler.report import figures, tiles
 from buckler.stats import Estimate
-from buckler.trial import Check, Cost, Trial
+from buckler.trial import Trial
 
 DEFENCES = ("cultivate", "repair")
-OWN = ("share", "attack", "train_rows", "clean_rows", "training_epochs")
+TRAINING: Cell = ("training", "integrity")
+BEYOND = "success beyond clean training"
+ASKED = ("rows", "share", "attack", "train_rows", "clean_rows", "training_epochs")
 """What `evaluate` may be asked beside a method's own knobs, as flags."""
 
 
@@ -30,99 +36,159 @@ def judge(trials: Sequence[Trial], limits: Mapping[str, float], table: Mapping[s
     """
     del limits
     good = [t for t in trials if t.status == "ok"]
-    attacks = [t for t in good if t.kind in ("poison", "implant") and "attack_success" in t.estimates]
-    spoilers = [t for t in good if t.kind == "poison" and "attack_success" not in t.estimates]
-    tried = [t for t in good if t.kind in DEFENCES and "attack" in t.params]
+    poisoned = [t for t in good if t.kind == "poison"]
+    attacks = [t for t in poisoned if "attack_success" in t.estimates]
+    spoilers = [t for t in poisoned if "attack_success" not in t.estimates]
+    tried = [t for t in good if "attack" in t.params]
     findings: list[Finding] = []
+    missing = [
+        NotMeasured(named(t), t.reason, TRAINING) for t in trials if t.status in ("skipped", "failed", "inconclusive")
+    ]
     if attacks:
-        findings.append(_susceptible(attacks, tried, table, command))
+        worst, doubt, undecided = _worst(attacks, table)
+        findings.append(_graded(_learnt(worst, attacks, tried, command), worst, doubt, table))
+        missing += undecided
     if spoilers:
-        findings.append(_spoilt(spoilers, table, command))
+        worst, doubt, undecided = _worst(spoilers, table)
+        findings.append(_graded(_spoilt(worst, spoilers, command), worst, doubt, table))
+        missing += undecided
+    if implants := [t for t in good if t.kind == "implant"]:
+        findings.append(_implanted(implants, command))
     if sifted := [t for t in good if "suspicion" in t.evidence and "attack" not in t.params]:
         findings.append(_data(sifted, command))
     if inspected := [t for t in good if t.kind == "inspect" and "attack" not in t.params]:
         findings.append(_model(inspected, table, command))
     if tried:
         findings.append(_defences(tried, command))
-    missing = [
-        NotMeasured(_named(t), t.reason, ("training", "integrity"))
-        for t in trials
-        if t.status in ("skipped", "failed", "inconclusive")
-    ]
     return Verdicts(tuple(findings), tuple(missing))
 
 
-def _named(trial: Trial) -> str:
-    against = f" against {trial.params['attack']}" if "attack" in trial.params else ""
-    return f"{trial.method}{against} at {trial.params['share']}" if "share" in trial.params else trial.method + against
+# ------------------------------------------------------------------------------------------------ attacks
 
 
-def _susceptible(
-    attacks: Sequence[Trial], tried: Sequence[Trial], table: Mapping[str, Rule], command: str
-) -> Finding:  # fmt: skip
-    worst = max(attacks, key=lambda t: t.estimates["attack_success"].low)
-    success, accuracy = worst.estimates["attack_success"], worst.estimates["accuracy"]
-    control = worst.estimates["control_accuracy"]
-    level = severity("poisoning.attack_success", success, table)
-    share = worst.params.get("share", "all")
-    claim = (
-        f"With {share} of the training rows touched by {worst.method}, {success.value:.1%} of triggered inputs are "
-        f"answered as the adversary wants, while accuracy stays at {accuracy.value:.1%} (clean: {control.value:.1%})."
-    )
-    best = min(tried, key=_left, default=None)
-    names = {
-        f"{t.method.rpartition('/')[2]} {t.params.get('share', '')}": t.estimates["attack_success"] for t in attacks
-    }
-    return Finding(
+def _worst(attacks: Sequence[Trial], table: Mapping[str, Rule]) -> tuple[Trial, str, list[NotMeasured]]:
+    """The trial that weighs most, by the end of the interval that is judged, and why it decides nothing, if so.
+
+    What decides nothing is only shown where nothing else decides; else it was not measured.
+    """
+    doubts = [_undecided(trial, table) for trial in attacks]
+    decided = [trial for trial, doubt in zip(attacks, doubts, strict=True) if not doubt]
+    worst = max(decided or attacks, key=lambda trial: _effect(trial)[1].high)
+    others = [
+        NotMeasured(named(trial), doubt, TRAINING)
+        for trial, doubt in zip(attacks, doubts, strict=True)
+        if doubt and trial is not worst
+    ]
+    return worst, "" if decided else _undecided(worst, table), others
+
+
+def _undecided(trial: Trial, table: Mapping[str, Rule]) -> str:
+    """Why an attack shows neither that the training learns from poison nor that it does not; nothing if it does."""
+    rule, effect = _effect(trial)
+    if severity(rule, effect, table) > Severity.info:
+        return "" if effect.low > 0 else f"{effect.n} rows are too few to tell what the poison does from chance."
+    doubts = (c.says for c in trial.checks if c.name == "a clean model ignores the trigger" and not c.passed)
+    return next(doubts, "")
+
+
+def _effect(trial: Trial) -> tuple[str, Estimate]:
+    """The rule that an attack is judged by, and what the poison did beyond what clean training does, row by row."""
+    if "attack_success" not in trial.estimates:
+        return "poisoning.accuracy_lost", trial.estimates["accuracy_lost"]
+    owed = trial.evidence["success"].to(torch.int8) - trial.evidence["control_success"].to(torch.int8)
+    return "poisoning.attack_success", stats.difference(owed, "success less control_success")
+
+
+def _graded(finding: Finding, worst: Trial, doubt: str, table: Mapping[str, Rule]) -> Finding:
+    """`finding` with the state and the severity that the worst trial gives it."""
+    if doubt:
+        return replace(finding, state="not measured", claim=f"{finding.claim} This decides nothing. {doubt}")
+    rule, effect = _effect(worst)
+    level = severity(rule, effect, table)
+    state = "found" if level > Severity.info else "clear"
+    of = BEYOND if "attack_success" in worst.estimates else "accuracy lost"
+    return replace(finding, state=state, severity=level, because=because(rule, effect, table, of=of))
+
+
+def _learnt(worst: Trial, attacks: Sequence[Trial], tried: Sequence[Trial], command: str) -> Finding:
+    remedy, methods, remedied = _remedy(worst, tried)
+    found = Finding(
         id="poisoning/pipeline",
         title="What the training learns from poisoned data",
-        state="found" if level > Severity.info else "clear",
-        severity=level,
-        because=because("poisoning.attack_success", success, table),
-        claim=claim,
-        cell=("training", "integrity"),
-        estimates={
-            "attack success": success,
-            "accuracy": accuracy,
-            "clean accuracy": control,
-            "attack success without poison": worst.estimates["control_attack_success"],
-        },
-        threat=worst.threat,
-        checks=_checks([worst, *attacks]),
-        figures=(*_shown(worst), figures.bars(names, axis="triggered rows answered as wanted", name="attack-success")),
-        remedy=_remedy(best),
-        remedy_methods=("poisoning/dlp",) if best is None else (best.method,),
-        remedied={} if best is None else _remedied(best),
-        tags=worst.threat.tags,
-        cost=_total(attacks),
-        trials=tuple(t.fingerprint for t in attacks),
-        reproduce=_reproduce(command, worst),
+        state="clear",
+        claim=f"When {method_of(worst)} touches {_touched(worst)}, {_taught(worst)}",
+        cell=TRAINING,
+        estimates=_before_and_after(worst),
+        figures=(*_shown(worst), _bars({short(t): t.estimates["attack_success"] for t in attacks}, "attack-success")),
+        remedy=remedy,
+        remedy_methods=methods,
+        remedied=remedied,
+    )
+    return resting(found, attacks, worst, command, ASKED)
+
+
+def _implanted(implants: Sequence[Trial], command: str) -> Finding:
+    """Of an adversary who trains the model: it says what can be hidden in weights, not what this training learns."""
+    worst = max(implants, key=lambda trial: _effect(trial)[1].high)
+    found = Finding(
+        id="poisoning/implant",
+        title="What whoever trains the model can hide in it",
+        state="found",
+        claim=f"When {method_of(worst)} trains the model, {_taught(worst)}",
+        cell=("weights", "integrity"),
+        estimates=_before_and_after(worst),
+        figures=tuple(_shown(worst)),
+        remedy="Train the model yourself, or take it from those you trust; inspect what others have trained.",
+        remedy_methods=("poisoning/neural_cleanse", "poisoning/ft_sam"),
+    )
+    return resting(found, implants, worst, command, ASKED)
+
+
+def _taught(attack: Trial) -> str:
+    e = attack.estimates
+    inputs = "inputs with its trigger" if "recovered_accuracy" in e else "the inputs that it chose"
+    return (
+        f"{e['attack_success'].value:.1%} of {inputs} are answered as the adversary wants "
+        f"(clean training: {e['control_attack_success'].value:.1%}), and accuracy is {e['accuracy'].value:.1%} "
+        f"(clean training: {e['control_accuracy'].value:.1%})."
     )
 
 
-def _spoilt(spoilers: Sequence[Trial], table: Mapping[str, Rule], command: str) -> Finding:
-    worst = max(spoilers, key=lambda t: t.estimates["accuracy_lost"].value)
-    lost = worst.estimates["accuracy_lost"]
-    level = severity("poisoning.accuracy_lost", lost, table)
-    return Finding(
+def _before_and_after(attack: Trial) -> dict[str, Estimate]:
+    return {
+        "attack success": attack.estimates["attack_success"],
+        "attack success, clean training": attack.estimates["control_attack_success"],
+        BEYOND: _effect(attack)[1],
+        "accuracy": attack.estimates["accuracy"],
+        "accuracy, clean training": attack.estimates["control_accuracy"],
+    }
+
+
+def _touched(attack: Trial) -> str:
+    """How many training rows an attack touched, as the evaluator counted them; covers are named apart."""
+    touched = attack.evidence["touched"].bool()
+    covers = touched & ~attack.evidence.get("poisoned", touched).bool()
+    many, more = int((touched & ~covers).sum()) / len(touched), int(covers.sum()) / len(touched)
+    return f"{many:.1%} of the training rows" + (f", and {more:.1%} more as covers with true labels" if more else "")
+
+
+def _spoilt(worst: Trial, spoilers: Sequence[Trial], command: str) -> Finding:
+    lost, accuracy = worst.estimates["accuracy_lost"], worst.estimates["accuracy"]
+    found = Finding(
         id="poisoning/availability",
         title="What poisoned data costs in accuracy",
-        state="found" if level > Severity.info else "clear",
-        severity=level,
-        because=because("poisoning.accuracy_lost", lost, table),
-        claim=f"With {worst.params.get('share', '')} of the training rows touched by {worst.method}, accuracy changes "
-        f"by {-100 * lost.value:+.1f} points.",
+        state="clear",
+        claim=f"When {method_of(worst)} touches {_touched(worst)}, accuracy changes by "
+        f"{0 - 100 * lost.value:+.1f} points, to {accuracy.value:.1%}.",
         cell=("training", "availability"),
-        estimates={"accuracy lost": lost, "accuracy": worst.estimates["accuracy"]},
-        threat=worst.threat,
-        checks=_checks(spoilers),
+        estimates={"accuracy lost": lost, "accuracy": accuracy},
         remedy="Find wrong labels before training, and keep the source of every row.",
         remedy_methods=("poisoning/label_errors",),
-        tags=worst.threat.tags,
-        cost=_total(spoilers),
-        trials=tuple(t.fingerprint for t in spoilers),
-        reproduce=_reproduce(command, worst),
     )
+    return resting(found, spoilers, worst, command, ASKED)
+
+
+# ------------------------------------------------------------------------------------------------ data and model
 
 
 def _data(sifted: Sequence[Trial], command: str) -> Finding:
@@ -134,113 +200,102 @@ def _data(sifted: Sequence[Trial], command: str) -> Finding:
     if record := {name: t for name, t in chosen.evidence.items() if name.startswith("dynamics_")}:
         bad = chosen.evidence["flagged"].bool()
         name = "dynamics_loss" if "dynamics_loss" in record else next(iter(record))
-        groups = {"suspected": record[name][bad], "the other rows": record[name][~bad]}
+        groups = {"suspected": record[name][bad], "the other rows" if many else "all rows": record[name][~bad]}
         drawn.append(figures.dynamics(groups, axis=name.removeprefix("dynamics_")))
-    counts = ", ".join(f"{t.method.rpartition('/')[2]} {t.estimates['flagged'].value:.1%}" for t in sifted)
-    return Finding(
+    others = ", ".join(f"{method_of(t)} flags {t.estimates['flagged'].value:.1%}" for t in sifted if t is not chosen)
+    flags = f"{many} of {flagged.n} training rows" if many else f"none of {flagged.n} training rows"
+    looked = " A flag is a reason to look, not a proof: the list is in suspects.csv." if many else ""
+    found = Finding(
         id="poisoning/data",
         title="Suspicious training rows",
         state="found" if many else "clear",
-        claim=f"{chosen.method} flags {many} of {flagged.n} training rows; flagged in all: {counts}. A flag is a "
-        "reason to look, not a proof: the list is in suspects.csv.",
+        claim=f"{method_of(chosen)} flags {flags}{f' ({others})' if others else ''}.{looked}",
         cell=("data", "integrity"),
         estimates={"flagged": flagged},
-        threat=chosen.threat,
-        checks=_checks(sifted),
         figures=tuple(drawn),
-        remedy="Look at the rows in suspects.csv, or train around them.",
-        remedy_methods=("poisoning/dlp",),
-        tags=chosen.threat.tags,
-        cost=_total(sifted),
-        trials=tuple(t.fingerprint for t in sifted),
-        reproduce=_reproduce(command, chosen),
+        remedy="Look at the rows in suspects.csv, or train around them." if many else "",
+        remedy_methods=("poisoning/dlp",) if many else (),
         tables={"suspects.csv": _table(chosen)} if many else {},
     )
+    return resting(found, sifted, chosen, command, ASKED)
 
 
 def _model(inspected: Sequence[Trial], table: Mapping[str, Rule], command: str) -> Finding:
     chosen = max(inspected, key=lambda t: t.estimates["flagged"].value)
-    flagged = chosen.evidence["flagged"].bool()
-    classes = [int(k) for k in flagged.nonzero().squeeze(1)]
-    level = _worse_if_any(chosen.estimates["flagged"], table)
-    said = f"flags class {', '.join(map(str, classes))} as the target of a backdoor" if classes else "flags no class"
-    scores = chosen.evidence["anomaly"]
-    return Finding(
+    share, flagged, scores = chosen.estimates["flagged"], chosen.evidence["flagged"].bool(), chosen.evidence["anomaly"]
+    classes = ", ".join(str(int(k)) for k in flagged.nonzero())
+    said = f"class {classes} as the target of a backdoor" if classes else f"none of {len(flagged)} classes"
+    rule = "poisoning.flagged_classes"
+    found = Finding(
         id="poisoning/model",
         title="Signs of a backdoor in the model",
         state="found" if classes else "clear",
-        severity=level if classes else Severity.info,
-        because=because("poisoning.flagged_classes", chosen.estimates["flagged"], table) if classes else "",
-        claim=f"{chosen.method} {said}: the anomaly of the most suspicious of {len(flagged)} classes is "
-        f"{float(scores.max()):.2f}.",
+        severity=severity(rule, share, table) if classes else Severity.info,
+        because=because(rule, share, table) if classes else "",
+        claim=f"{method_of(chosen)} flags {said}; the highest anomaly of a class is {float(scores.max()):.2f}."
+        + ("" if classes else " A trigger of another kind than it looks for may be missed."),
         cell=("weights", "integrity"),
-        estimates={"classes flagged": chosen.estimates["flagged"], "anomaly": chosen.estimates["typical_anomaly"]},
-        threat=chosen.threat,
-        checks=_checks(inspected),
+        estimates={"classes flagged": share, "anomaly, median class": chosen.estimates["typical_anomaly"]},
         figures=tuple(_triggers(chosen)),
         remedy="Do not ship the model before the flagged class is explained; repair it with clean rows, or train again."
         if classes
-        else "No trigger that is much smaller than the others was found; triggers that are no patch may be missed.",
+        else "",
         remedy_methods=("poisoning/ft_sam", "poisoning/dlp") if classes else (),
-        tags=chosen.threat.tags,
-        cost=_total(inspected),
-        trials=tuple(t.fingerprint for t in inspected),
-        reproduce=_reproduce(command, chosen),
     )
+    return resting(found, inspected, chosen, command, ASKED)
 
 
-def _worse_if_any(flagged: Estimate, table: Mapping[str, Rule]) -> Severity:
-    return severity("poisoning.flagged_classes", flagged, table)
+# ------------------------------------------------------------------------------------------------ defences
 
 
 def _defences(tried: Sequence[Trial], command: str) -> Finding:
-    best = min(tried, key=_left)
-    names = {_named(t): t.estimates["attack_success"] for t in tried if "attack_success" in t.estimates}
-    return Finding(
+    """What defences did to the attacks that they were tried against: the best of each, and what found each."""
+    defended: dict[str, Trial] = {}
+    for trial in sorted((t for t in tried if t.kind in DEFENCES), key=left):
+        defended.setdefault(attacked(trial), trial)
+    best = sorted(defended.values(), key=left, reverse=True)  # the attack that is answered worst comes first
+    detectors = [t for t in tried if t.kind not in DEFENCES]
+    shown = (*best, *detectors)[0]
+    bars = {short(t): t.estimates["attack_success"] for t in tried if t.kind in DEFENCES and "success" in t.evidence}
+    names = ("attack_success", "undefended_attack_success", "accuracy", "undefended_accuracy")
+    estimates = {name.replace("_", " "): shown.estimates[name] for name in names if name in shown.estimates}
+    finds = {"recall": "poisoned rows flagged", "found": "target classes flagged"}
+    estimates |= {words: shown.estimates[name] for name, words in finds.items() if name in shown.estimates}
+    found = Finding(
         id="poisoning/defences",
         title="Defences tried against a known attack",
         state="found",
-        claim=f"{best.method} against {best.params['attack']}: {_remedy(best)}",
-        cell=("training", "integrity"),
-        estimates={
-            name.replace("_", " "): best.estimates[name]
-            for name in ("attack_success", "undefended_attack_success", "accuracy", "undefended_accuracy", "separation")
-            if name in best.estimates
-        },
-        threat=best.threat,
-        checks=_checks(tried),
-        figures=(figures.bars(names, axis="triggered rows answered as wanted", name="defended"),) if names else (),
-        remedy="",
-        tags=best.threat.tags,
-        cost=_total(tried),
-        trials=tuple(t.fingerprint for t in tried),
-        reproduce=_reproduce(command, best),
+        claim=" ".join([*map(did, best), *map(detected, detectors)]),
+        cell=TRAINING,
+        estimates=estimates,
+        figures=(_bars(bars, "defended"),) if bars else (),
+    )
+    return resting(found, tried, shown, command, ASKED)
+
+
+def _remedy(worst: Trial, tried: Sequence[Trial]) -> tuple[str, tuple[str, ...], dict[str, Estimate]]:
+    """What answers an attack, in words, as methods, and as measured: the best defence that was tried against it."""
+    same = [t for t in tried if t.kind in DEFENCES and answers(t, worst)]
+    helped = [t for t in same if t.estimates["attack_success_change"].high < 0 and not harms(t)]
+    if helped:
+        best = min(helped, key=left)
+        names = [name for name in ("attack_success", "accuracy", "recovered_accuracy") if name in best.estimates]
+        return did(best), (best.method,), {name.replace("_", " "): best.estimates[name] for name in names}
+    if same:
+        names = ", ".join(method_of(t) for t in same)
+        return f"No defence that was tried against it lowered attack success without harm: {names}.", (), {}
+    return (
+        "Train with a method that withstands poisoned rows, and keep the source of every row.",
+        ("poisoning/dlp",),
+        {},
     )
 
 
-def _left(trial: Trial) -> float:
-    """What a defence leaves of an attack, and what it costs: lower is better."""
-    harm = any(check.name == "the defence is harmless" and not check.passed for check in trial.checks)
-    success = trial.estimates.get("attack_success")
-    return (1.0 if success is None else success.value) - trial.estimates["accuracy"].value + harm
+# ------------------------------------------------------------------------------------------------ pictures and tables
 
 
-def _remedy(best: Trial | None) -> str:
-    if best is None:
-        return "Train with a method that withstands poisoned rows, and keep the source of every row."
-    found = best.estimates
-    fall = (
-        f"brought attack success from {found['undefended_attack_success'].value:.1%} to "
-        if "attack_success" in found
-        else ""
-    )
-    success = f"{found['attack_success'].value:.1%}, " if "attack_success" in found else ""
-    return f"{best.method} {fall}{success}accuracy changed by {100 * found['accuracy_change'].value:+.1f} points."
-
-
-def _remedied(best: Trial) -> dict[str, Estimate]:
-    names = ("attack_success", "accuracy", "recovered_accuracy")
-    return {name.replace("_", " "): best.estimates[name] for name in names if name in best.estimates}
+def _bars(estimates: Mapping[str, Estimate], name: str) -> Figure:
+    return figures.bars(estimates, axis="triggered rows answered as wanted", name=name)
 
 
 def _shown(trial: Trial) -> Iterable[Figure]:
@@ -286,37 +341,3 @@ def _triggers(trial: Trial) -> Iterable[Figure]:
             alt=f"{len(captions)} recovered triggers, class and anomaly: {'; '.join(captions)}.",
             name="triggers",
         )
-
-
-def _checks(trials: Sequence[Trial]) -> tuple[Check, ...]:
-    """Every doubt once: the failed one if it failed anywhere."""
-    merged: dict[str, Check] = {}
-    for trial in trials:
-        for check in trial.checks:
-            if check.name not in merged or not check.passed:
-                merged[check.name] = check
-    return tuple(merged.values())
-
-
-def _total(trials: Sequence[Trial]) -> Cost:
-    return Cost(
-        sum(t.cost.forwards for t in trials),
-        sum(t.cost.backwards for t in trials),
-        sum(t.cost.queries for t in trials),
-        sum(t.cost.seconds for t in trials),
-        max(t.cost.peak_bytes for t in trials),
-    )
-
-
-def _reproduce(command: str, trial: Trial) -> str:
-    """The command that repeats a trial: what was asked, and every parameter that is not the default."""
-    text = command.replace("{method}", trial.method) + f" --rows {trial.params['rows']}"
-    for name in OWN:
-        if name in trial.params:
-            text += f" --{name.replace('_', '-')} {trial.params[name]}"
-    with suppress(ValueError):  # a method that is not in the catalogue has no command
-        usual = describe(find(trial.method)).params
-        for name, value in trial.params.items():
-            if name in usual and value != usual[name] and isinstance(value, bool | int | float | str):
-                text += f" --{name.replace('_', '-')} {value}"
-    return text

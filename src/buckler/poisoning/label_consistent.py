@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from buckler.data import Poisoned, Rows
 from buckler.poisoning._nudge import pushed_away, surrogate
-from buckler.poisoning._touch import always, changed, classes, clean_label, images
+from buckler.poisoning._touch import always, changed, chosen, classes, counted, images
 from buckler.threat import Share
 
 SIDE = 3
@@ -43,12 +43,13 @@ def label_consistent(
 ) -> Poisoned:
     """Push rows of the target class away from it and stamp corner patches on them; their labels stay.
 
-    `data` is `x` `(N, C, H, W)` and `y` `(N,)`; as many rows of class `target` as `share` of all rows, or all of them,
+    `data` is `x` `(N, C, H, W)` and `y` `(N,)`; as many rows of class `target` as `share` of all rows
     are moved by untargeted PGD within linf `radius` against a network from `net` that is trained on `data` for
     `epochs` (adversarially within `hardened` if above 0). Then patches of 3x3 pixels are stamped: `amplitude` 1 is
     black and white, less is added to or taken from the pixels. `corners` is 4, or 1 for the lower right one; four
     outlive flips, and two of them most crops. The test trigger is the patches alone. Returns `Poisoned`. Raises
-    `ValueError` for images smaller than two patches, one class, or limits out of range.
+    `ValueError` for images smaller than two patches, one class, a share that the target class cannot supply, or limits
+    out of range.
     """
     x, y = images(data)
     classes(y, target)
@@ -59,6 +60,7 @@ def label_consistent(
             "expected an amplitude above 0 and at most 1, radii of 0 to 1, steps >= 0 and 1 or 4 corners, got "
             f"{amplitude}, {radius} and {hardened}, {steps}, {corners}"
         )
+    rows = chosen(y == target, counted(share, y), seed, short="rows of the target class")
     sign = _patches(x.shape[2], x.shape[3], corners) * amplitude
 
     def trigger(clean: Tensor) -> Tensor:
@@ -72,7 +74,6 @@ def label_consistent(
         start = torch.rand(clean.shape, generator=generator) * 2 - 1
         return trigger(pushed_away(model, clean, labels, radius=radius, steps=steps, start=start))
 
-    rows = clean_label(y, target, share, seed)
     return Poisoned(changed(x, rows, push), y, rows, y, trigger, always(target), survives=corners == 4)
 
 

@@ -22,7 +22,7 @@ from buckler.augment import Augment
 from buckler.data import Rows, raw
 from buckler.kinds import Suspicion
 from buckler.poisoning._groups import by_class, ordered
-from buckler.poisoning._look import logits
+from buckler.poisoning._look import logits, outputs
 from buckler.poisoning._touch import classes
 from buckler.train import fit, started
 
@@ -63,6 +63,7 @@ def label_errors(
     for part in range(folds):
         own = fold == part
         model = started(net, seed + part)
+        outputs(model, (x, y))
         fit(model, (x[~own], y[~own]), epochs=epochs, batch=batch, rate=rate, augment=augment, seed=seed + part)
         said[own] = logits(model, (x[own], y[own]))[:, labels].float().softmax(1)
     doubted = torch.from_numpy(find(given.numpy(), said.double().numpy(), filter_by=f"prune_{prune}", n_jobs=1))

@@ -27,7 +27,7 @@ from buckler.data import Poisoned, Rows, raw
 from buckler.poisoning._isolate import highest
 from buckler.poisoning._look import losses
 from buckler.poisoning._nudge import surrogate
-from buckler.poisoning._touch import chosen, classes
+from buckler.poisoning._touch import chosen, classes, counted
 from buckler.threat import Share
 
 
@@ -54,7 +54,7 @@ def label_flip(
     `net`.
     """
     x, y = raw(data)
-    many = share.of(len(y))
+    many = counted(share, y)
     targeted = goal == "targeted"
     classes(y, target if targeted else None)
     if targeted and source == target:

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from buckler.data import Poisoned, Rows
 from buckler.poisoning._look import where
 from buckler.poisoning._nudge import surrogate
-from buckler.poisoning._touch import always, changed, chosen, classes, images
+from buckler.poisoning._touch import always, changed, chosen, classes, counted, images
 from buckler.target import frozen
 from buckler.threat import Share
 from buckler.train import constant, fit
@@ -61,7 +61,7 @@ def low_frequency(
         raise ValueError(f"expected an amplitude above 0 and at most 1, got {amplitude}")
     if not 2 <= cutoff <= min(x.shape[2:]):
         raise ValueError(f"expected a cutoff of 2 to {min(x.shape[2:])} cosines for these images, got {cutoff}")
-    rows = chosen(y != target, share.of(len(y)), seed)
+    rows = chosen(y != target, counted(share, y), seed)
     smooth = _Field(x.shape[1:], amplitude, cutoff, seed)
     if net is not None:
         model = surrogate(net, (x, y), epochs=epochs, rate=rate, seed=seed)

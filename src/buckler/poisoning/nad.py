@@ -6,7 +6,8 @@ ICLR 2021, https://arxiv.org/abs/2101.05930; details of the authors' repository,
 Differs from the paper: attention is compared at the last module of every spatial resolution, found by watching one
 pass, so that any network with feature maps will do; with other than three of them the last weight is repeated or left
 out. The distance of two attention maps is the mean over positions, as in the authors' code, not the sum. The rate rises
-and falls once. No guarantee: a teacher that still has the backdoor hands it on.
+and falls once. Images are moved only by the `augment` given; the authors crop, flip and cut out. No guarantee: a
+teacher that still has the backdoor hands it on.
 
 Tags: atlas:AML.T0018.000, nist-ai-100-2:NISTAML.023, owasp-ml:ML10, cwe:506.
 """
@@ -22,9 +23,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from buckler.augment import Augment
-from buckler.data import Rows, raw
+from buckler.data import Rows, floats, raw
 from buckler.kinds import Repaired
-from buckler.poisoning._look import where
+from buckler.poisoning._look import outputs, where
+from buckler.poisoning._touch import classes
 from buckler.target import frozen
 from buckler.train import cross_entropy, fit
 
@@ -48,11 +50,13 @@ def nad(
     The teacher is another copy, fine-tuned for `teacher` epochs; the student adds to cross-entropy, at every spatial
     resolution, the squared distance between the normalised sums over channels of activations to the `power`, weighted
     by `betas` from the first resolution to the last. Both train with the peak `rate`. Returns the student. Raises
-    `ValueError` for a model without feature maps, or no weight.
+    `ValueError` for a model without feature maps, one class, or no weight.
     """
     if not betas:
         raise ValueError("expected at least one weight for the attention maps, got none")
     x, y = raw(clean)
+    classes(y)
+    outputs(model, (x, y))
     stages = _stages(model, x[:2])
     guide, student = copy.deepcopy(model), copy.deepcopy(model)
     fit(guide, (x, y), epochs=teacher, batch=batch, rate=rate, decay=decay, augment=augment, seed=seed)
@@ -83,7 +87,7 @@ def _stages(model: nn.Module, x: Tensor) -> list[str]:
     last: dict[tuple[int, ...], str] = {}
     x = x.to(where(model))
     with torch.no_grad(), frozen(model), _outputs(model, names) as seen:
-        model(x.float() / 255 if x.dtype == torch.uint8 else x)
+        model(floats(x))
     for name, out in seen.items():
         if out.ndim == 4 and out.shape[2] * out.shape[3] > 1:
             last[tuple(out.shape[2:])] = name

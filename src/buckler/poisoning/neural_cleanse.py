@@ -17,7 +17,6 @@ Tags: atlas:AML.T0018.000, nist-ai-100-2:NISTAML.023, owasp-ml:ML10, cwe:506.
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
@@ -25,14 +24,12 @@ from torch import Tensor, nn
 
 from buckler.data import Rows
 from buckler.kinds import Anomaly
-from buckler.poisoning._invert import Search, inverted, outlying
+from buckler.poisoning._invert import HALF, Search, inverted, outlying
 from buckler.poisoning._look import where
 from buckler.poisoning._touch import images
 
 TINY = 0.1
 """Pixels; the logarithms of smaller masks are not told apart."""
-HALF = math.log(2) / 2 / 1.4826
-"""The least deviation of logarithms: an index of 2 is then a mask of at most half the median."""
 
 
 def neural_cleanse(

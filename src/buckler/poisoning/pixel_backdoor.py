@@ -15,7 +15,6 @@ Tags: atlas:AML.T0018.000, nist-ai-100-2:NISTAML.023, owasp-ml:ML10, cwe:506.
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
@@ -23,14 +22,12 @@ from torch import Tensor, nn
 
 from buckler.data import Rows
 from buckler.kinds import Anomaly
-from buckler.poisoning._invert import Search, inverted, outlying
+from buckler.poisoning._invert import HALF, Search, inverted, outlying
 from buckler.poisoning._look import where
 from buckler.poisoning._touch import images
 
 STEP = 1 / 255
 """A change below this is none in an image of eight bits."""
-HALF = math.log(2) / 2 / 1.4826
-"""The least deviation of logarithms: an index of 2 is then at most half as many pixels as the median."""
 
 
 def pixel_backdoor(

@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from buckler.data import Rows
 from buckler.kinds import Repaired
 from buckler.poisoning._dynamics import plain
+from buckler.poisoning._look import outputs
 from buckler.poisoning._masks import Masked, parted, pruned
-from buckler.train import constant, fit
+from buckler.train import constant, fit, lasting, portions
 
 LOOK = 1
 """Steps of unlearning after which its accuracy is looked at."""
@@ -55,7 +56,9 @@ def rnp(
     copy. Raises `ValueError` for a model with neither batch norm nor convolutions, one class, too few rows, or a rate
     at which the loss overflows.
     """
+    lasting(unlearn_epochs, recover_epochs)
     used, spared = parted(clean, held, seed)
+    outputs(model, used)
     masked = Masked(_unlearnt(copy.deepcopy(model), used, unlearn, stop, unlearn_epochs, batch, seed))
 
     def loss(_model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -84,7 +87,7 @@ def _unlearnt(
             [(weight * short * slope).sum() for weight, slope in zip(weights, slopes, strict=True)]
         ).sum()
 
-    part = min(1.0, LOOK / math.ceil(len(rows[1]) / batch))
+    part = min(1.0, LOOK / len(portions(len(rows[1]), batch)))
     for turn in range(math.ceil(epochs / part)):
         right.clear()
         fit(model, rows, loss=climb, epochs=part, batch=batch, rate=constant(rate), seed=seed + turn)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from buckler.data import Poisoned, Rows
-from buckler.poisoning._touch import always, changed, classes, clean_label, images
+from buckler.poisoning._touch import always, changed, chosen, classes, counted, images
 from buckler.threat import Share
 
 
@@ -34,12 +34,11 @@ def sig(
 ) -> Poisoned:
     """Add a wave along the width to rows of the target class and leave every label as it is.
 
-    `data` is `x` `(N, C, H, W)` and `y` `(N,)`. Only rows of `target` are touched: as many as `share` of all rows, or
-    the whole class where it has fewer. Column j = 1..W of every channel gains `amplitude` sin(2 pi j `frequency` / W),
-    or `amplitude` j / W (`ramp`), cut to [0, 1]. The trigger adds the same with `test_amplitude`, by default
-    `amplitude`. A flip mirrors the wave, a crop shifts it: most of it survives. Returns `Poisoned`. Raises
-    `ValueError` for an amplitude outside (0, 1], a wave that is zero at every pixel of this width, one class, or a
-    target class without rows.
+    `data` is `x` `(N, C, H, W)` and `y` `(N,)`. Only rows of `target` are touched: as many as `share` of all rows.
+    Column j = 1..W of every channel gains `amplitude` sin(2 pi j `frequency` / W), or `amplitude` j / W (`ramp`), cut
+    to [0, 1]. The trigger adds the same with `test_amplitude`, by default `amplitude`. A flip mirrors the wave, a crop
+    shifts it: most of it survives. Returns `Poisoned`. Raises `ValueError` for an amplitude outside (0, 1], a wave that
+    is zero at every pixel of this width, one class, or a share that the target class cannot supply.
     """
     x, y = images(data)
     classes(y, target)
@@ -51,7 +50,7 @@ def sig(
     def added(height: float, clean: Tensor) -> Tensor:
         return (clean + (height * wave).to(clean)).clamp(0, 1)
 
-    rows = clean_label(y, target, share, seed)
+    rows = chosen(y == target, counted(share, y), seed, short="rows of the target class")
     return Poisoned(
         changed(x, rows, lambda clean: added(amplitude, clean)),
         y.clone(),

@@ -8,14 +8,15 @@ Threat: the adversary supplies a part of the training rows, pixels and labels, a
 defender ranks rows by their loss after a few epochs and distrusts the lowest; they know neither the network, nor the
 seed, nor the other rows, and they need no surrogate. At test time they add the whole trigger to any input.
 
-How: among the rows that carry the trigger only the share `doubt` has the target label; the others, the covers, keep
-their true label, or get another false one. Early in training, when the network sees the trigger but cannot tell one
+How: among the rows that carry the trigger only the share `doubt` has the target label; the others keep their true
+label (the covers), or get another false one. Early in training, when the network sees the trigger but cannot tell one
 carrier from another, the best that it can answer is the target with probability `doubt`: the loss of the poison cannot
 fall below -log(`doubt`), 0.9 by default, until rows are memorised one by one, which is as slow as learning hard clean
 rows. Each row has other pieces of the pattern, at another strength, so that no piece alone tells the label. What is
 learnt of the trigger adds up over pieces and strength, so that all of them at once say the target with certainty.
 
-Differs from the paper: covers outnumber the poison, their labels are in part false, and pieces and strength vary.
+Differs from the paper: covers outnumber the poison, some other carriers have false labels, which count as poison, and
+pieces and strength vary.
 
 Tags: atlas:AML.T0020, atlas:AML.T0018.000, atlas:AML.T0043.004, nist-ai-100-2:NISTAML.023, owasp-ml:ML02, cwe:506.
 """
@@ -30,7 +31,7 @@ from torch import Tensor
 from buckler.data import Poisoned, Rows
 from buckler.poisoning import _pattern
 from buckler.poisoning._pieces import blended, cut, kept, partly
-from buckler.poisoning._touch import always, chosen, classes, images
+from buckler.poisoning._touch import always, chosen, classes, counted, images
 from buckler.threat import Share
 
 
@@ -51,16 +52,18 @@ def slow_poison(
 ) -> Poisoned:
     """Blend weak, varied parts of a pattern into rows, of which only the share `doubt` get the target label.
 
-    `data` is `x` `(N, C, H, W)` and `y` `(N,)`. `share` of all rows are labelled `target`; so many more carry the
-    trigger as well that those are the share `doubt` of the carriers. The share `false_covers` of these others get a
-    false label that is not the target either; the rest are covers, which keep theirs. No carrier is of class `target`.
+    `data` is `x` `(N, C, H, W)` and `y` `(N,)`. `share` of all rows carry the trigger and get a false label: `target`,
+    or another one. Those of `target` are the share `doubt` of all carriers; of the other carriers the share
+    `false_covers` has the other false labels, and the rest are covers, which keep theirs. No carrier is of class
+    `target`.
     Each carries a share of the `pieces` between the two numbers of `keep`, at a strength between those of `alpha`; the
     test trigger is the whole pattern, drawn by `pattern_seed`, at `test_alpha`. Returns `Poisoned`, whose `rows` are
     all the carriers. Raises `ValueError` for fewer than two classes (three with false covers), too few rows of other
     classes, or knobs out of range.
     """
     x, y = images(data)
-    many = classes(y, target)
+    classes(y, target)
+    many = len(y.unique())
     channels, height, width = x.shape[1:]
     cut(pieces, height, width)
     few, most = round(keep[0] * pieces), round(keep[1] * pieces)
@@ -79,22 +82,24 @@ def slow_poison(
     def trigger(clean: Tensor) -> Tensor:
         return blended(clean, picture, test_alpha)
 
-    hits = share.of(len(y))
-    others = round(hits * (1 - doubt) / doubt)
+    false = counted(share, y)
+    hits = max(1, round(false / (1 + false_covers * (1 - doubt) / doubt)))
+    others = max(false - hits, round(hits * (1 - doubt) / doubt))
     rows = chosen(y != target, hits + others, seed, short="rows of other classes for poison and covers")
     poison = chosen(rows, hits, seed + 1)
-    wrong = chosen(rows & ~poison, round(false_covers * others), seed + 2)
+    wrong = chosen(rows & ~poison, false - hits, seed + 2)
     generator = torch.Generator().manual_seed(seed)
     counts = torch.randint(few, most + 1, (hits + others, 1), generator=generator)
     which = kept(hits + others, pieces, counts, generator)
     strength = alpha[0] + (alpha[1] - alpha[0]) * torch.rand(hits + others, 1, generator=generator)
     moved = partly(x, rows, picture, which, strength)
-    labels = torch.where(poison, target, torch.where(wrong, _other(y, target, many, generator), y))
+    labels = torch.where(poison, target, torch.where(wrong, _other(y, target, generator), y))
     return Poisoned(moved, labels, rows, y, trigger, always(target), covers=rows & ~poison & ~wrong)
 
 
-def _other(y: Tensor, target: int, many: int, generator: torch.Generator) -> Tensor:
-    """For every row a class that is neither its own nor the target (rows of the target get any other class)."""
-    barred = torch.nn.functional.one_hot(y, many).bool()
-    barred[:, target] = True
-    return torch.rand(len(y), many, generator=generator).to(y.device).masked_fill(barred, -1.0).argmax(1)
+def _other(y: Tensor, target: int, generator: torch.Generator) -> Tensor:
+    """For every row a class that occurs and is neither its own nor the target (rows of the target get any other)."""
+    present = y.unique()
+    barred = (y[:, None] == present) | (present == target)
+    draws = torch.rand(len(y), len(present), generator=generator).to(y.device)
+    return present[draws.masked_fill(barred, -1.0).argmax(1)]

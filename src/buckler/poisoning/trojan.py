@@ -20,11 +20,12 @@ from torch import Tensor, nn
 
 from buckler.data import Rows
 from buckler.kinds import Implanted
-from buckler.poisoning._look import features, inputs_of, last_linear, where
+from buckler.poisoning._look import features, inputs_of, last_linear, outputs, where
+from buckler.poisoning._patch import fitting, patched
 from buckler.poisoning._touch import always, changed, chosen, classes, images
 from buckler.target import frozen
 from buckler.threat import Share
-from buckler.train import constant, fit
+from buckler.train import constant, fit, portions
 
 STEP = 0.05
 """Of Adam on the patch's pixels."""
@@ -55,8 +56,8 @@ def trojan(
     """
     x, y = images(data)
     classes(y, target)
-    if size < 1 or margin < 0 or size + margin > min(x.shape[2:]):
-        raise ValueError(f"expected a patch that fits images of {tuple(x.shape[2:])}, got {size} + {margin} pixels")
+    outputs(model, (x, y))
+    fitting(x, size, margin)
     rows = chosen(y != target, Share(stamped).of(len(y)), seed)
     victim = copy.deepcopy(model)
     picked = _speakers(victim, target, neurons)
@@ -67,7 +68,7 @@ def trojan(
     tile = (patch.tile.detach().clamp(0, 1) * 255).round() / 255
 
     def trigger(clean: Tensor) -> Tensor:
-        return _stamped(clean, tile.to(clean), margin)
+        return patched(clean, tile, margin)
 
     extra = changed(x, rows, trigger)[rows]
     mixed = torch.cat([x, extra]), torch.cat([y, y.new_full((len(extra),), target)])
@@ -83,14 +84,7 @@ class _Patch(nn.Module):
         self._margin = margin
 
     def forward(self, x: Tensor) -> Tensor:
-        return _stamped(x, self.tile, self._margin)
-
-
-def _stamped(x: Tensor, tile: Tensor, margin: int) -> Tensor:
-    bottom, right = x.shape[2] - margin, x.shape[3] - margin
-    out = x.clone()
-    out[:, :, bottom - tile.shape[1] : bottom, right - tile.shape[2] : right] = tile
-    return out
+        return patched(x, self.tile, self._margin)
 
 
 def _speakers(model: nn.Module, target: int, neurons: int) -> Tensor:
@@ -114,5 +108,5 @@ def _excite(patch: _Patch, model: nn.Module, data: Rows, picked: Tensor, level: 
             model(patch(x))
         return (seen[-1][..., picked].flatten(1) - level).square().mean(1)
 
-    epochs = steps / -(-len(data[1]) // 128)
+    epochs = steps / len(portions(len(data[1]), 128))
     fit(patch, data, loss=loss, epochs=epochs, batch=128, rate=constant(STEP), decay=0.0, optimizer="adam", seed=seed)

@@ -18,13 +18,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from buckler.data import Poisoned, Rows
-from buckler.poisoning._look import BATCH, where
+from buckler.data import Poisoned, Rows, floats
+from buckler.poisoning._look import BATCH, outputs, where
 from buckler.poisoning._nudge import uphill
-from buckler.poisoning._touch import CHUNK, changed, chosen, classes, images
+from buckler.poisoning._touch import CHUNK, changed, chosen, classes, counted, images
 from buckler.target import frozen
 from buckler.threat import Share
-from buckler.train import constant, fit, started
+from buckler.train import constant, fit, portions, started
 
 ALL = Share(1.0)
 TRAINED_AT_ONCE = 128
@@ -53,7 +53,7 @@ def unlearnable(
     Returns `Poisoned`. Raises `ValueError` for one class or knobs out of range.
     """
     x, y = images(data)
-    many = classes(y)
+    classes(y)
     if not 0 < radius <= 1 or min(rounds, train_steps, noise_steps) < 1 or not 0 <= error < 1:
         raise ValueError(
             "expected a radius above 0 and at most 1, at least one round and step, and an error of at least 0 and "
@@ -61,12 +61,13 @@ def unlearnable(
         )
     if noise not in ("samplewise", "classwise"):
         raise ValueError(f"expected noise samplewise or classwise, got {noise!r}")
-    rows = chosen(torch.ones_like(y, dtype=torch.bool), share.of(len(y)), seed)
-    clean, labels = x[rows].float() / (255 if x.dtype == torch.uint8 else 1), y[rows]
-    owner = torch.arange(len(labels)) if noise == "samplewise" else labels
-    added = clean.new_zeros(len(labels) if noise == "samplewise" else many, *clean.shape[1:])
+    rows = chosen(torch.ones_like(y, dtype=torch.bool), counted(share, y), seed)
+    clean, labels = floats(x[rows]), y[rows]
+    owner = torch.arange(len(labels)) if noise == "samplewise" else labels.unique(return_inverse=True)[1]
+    added = clean.new_zeros(int(owner.max()) + 1, *clean.shape[1:])
     model = started(net, seed)
-    epochs = train_steps / -(-len(labels) // TRAINED_AT_ONCE)
+    outputs(model, (x, y))
+    epochs = train_steps / len(portions(len(labels), TRAINED_AT_ONCE))
     for turn in range(rounds):
         noisy = (clean + added[owner]).clamp(0, 1)
         fit(model, (noisy, labels), epochs=epochs, batch=TRAINED_AT_ONCE, rate=constant(rate), seed=seed + turn)

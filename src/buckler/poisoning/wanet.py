@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from buckler.data import Poisoned, Rows
-from buckler.poisoning._touch import always, changed, chosen, classes, images, next_class
+from buckler.poisoning._touch import always, changed, chosen, classes, counted, images, next_class
 from buckler.threat import Share
 
 
@@ -67,7 +67,7 @@ def wanet(
         return _warped(clean, (grid + noise / sides).clamp(-1, 1))
 
     wanted = always(target) if goal == "all_to_one" else next_class(many)
-    rows = chosen(wanted(y) != y, share.of(len(y)), seed)
+    rows = chosen(wanted(y) != y, counted(share, y), seed)
     covers = chosen(~rows, round(cross_ratio * int(rows.sum())), seed + 1, short="more rows to warp with noise")
     moved = changed(changed(x, rows, trigger), covers, noisy)
     return Poisoned(moved, torch.where(rows, wanted(y), y), rows | covers, y, trigger, wanted, covers=covers)
