@@ -9,7 +9,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from buckler.catalog import Card, cards
+from buckler.stats import mean
 
 KINDS = {
     "evade": "Attacks",
@@ -24,6 +27,7 @@ KINDS = {
     "inspect": "Inspection of models",
     "repair": "Repairs",
     "cultivate": "Training that withstands poison",
+    "infer": "Membership inference",
 }
 PAGE = Path(__file__).parent / "methods.md"
 README = Path(__file__).parents[1] / "README.md"
@@ -35,8 +39,8 @@ SECTIONS = {
     "minimum_norm": "",
     "hop_skip_jump": "HopSkipJump l2, {queries} queries",
 }
-BEGIN, END = "<!-- benchmarks -->", "<!-- end of benchmarks -->"
 DLP = Path(__file__).parent / "dlp.md"
+ADAPTIVE = ("slow_poison", "low_frequency", "smooth_patch", "sharpened_wanet", "half_sharpened_wanet")
 POISONING = RESULTS.with_name("poisoning-fashion-mnist.json")
 
 
@@ -56,41 +60,90 @@ def text() -> str:
 
 
 def readme() -> str:
-    """The README with its table of numbers made anew from the benchmark's results."""
-    before, _, rest = README.read_text("utf8").partition(BEGIN)
-    return f"{before}{BEGIN}\n{numbers(json.loads(RESULTS.read_text('utf8')))}\n{END}{rest.partition(END)[2]}"
+    """The README with its tables of numbers made anew from the benchmarks' results."""
+    page = between(README.read_text("utf8"), "benchmarks", numbers(json.loads(RESULTS.read_text("utf8"))))
+    return between(page, "poisoning", summary(json.loads(POISONING.read_text("utf8"))["trials"]))
+
+
+def between(page: str, name: str, text: str) -> str:
+    """The page with what stands between its two marks of this name replaced."""
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    before, _, rest = page.partition(begin)
+    return f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}"
+
+
+def summary(trials: list[dict[str, Any]], share: float = 0.05) -> str:
+    """One line per defence: the means over attacks and seeds at one share, and the attack that it withstands least."""
+    lines = [
+        "| training | attacks x seeds | accuracy | attack success | at worst | DER |",
+        "|---|---|---|---|---|---|",
+    ]
+    known = [t for t in trials if t["share"] == share and ":" not in t["defence"] and t["attack"] not in ADAPTIVE]
+    ranks = {"none": 0, "dlp": 1}
+    for defence in sorted({t["defence"] for t in known}, key=lambda name: (ranks.get(name, 2), name)):
+        same = [t for t in known if t["defence"] == defence]
+        attacks = dict.fromkeys(t["attack"] for t in same)
+        by = {name: [t["attack_success"] for t in same if t["attack"] == name] for name in attacks}
+        worst = max(by, key=lambda name: sum(by[name]) / len(by[name]))
+        cells = [_mean(same, "accuracy", 100), _mean(same, "attack_success", 100)]
+        cells += [f"{100 * sum(by[worst]) / len(by[worst]):.1f} ({worst})", _mean(same, "der", 1)]
+        lines.append(f"| {defence} | {len(attacks)} x {len({t['seed'] for t in same})} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def dlp() -> str:
     """DLP's page with its table made anew from the benchmark's results."""
-    before, begin, rest = DLP.read_text("utf8").partition("<!-- poisoning -->")
-    _, end, after = rest.partition("<!-- end of poisoning -->")
-    return f"{before}{begin}\n{matrix(json.loads(POISONING.read_text('utf8'))['trials'])}\n{end}{after}"
+    return between(DLP.read_text("utf8"), "poisoning", matrix(json.loads(POISONING.read_text("utf8"))["trials"]))
 
 
 def matrix(trials: list[dict[str, Any]]) -> str:
-    """One line per attack and share: undefended and with every defence, in the mean over seeds."""
+    """Three tables: attacks against defences, attacks made against `dlp`, and `dlp` with parts of it left out."""
+    ablations = [t for t in trials if ":" in t["defence"]]
+    parts = {(t["attack"], t["share"], t["seed"]) for t in ablations}
+    whole = [t for t in trials if t["defence"] in ("none", "dlp") and (t["attack"], t["share"], t["seed"]) in parts]
+    plain = [t for t in trials if ":" not in t["defence"] and t["attack"] not in ADAPTIVE]
+    return "\n".join(
+        [
+            "Fashion-MNIST, 8,000 training rows, ResNet-8 with a first stride of 2, 2,000 test rows;",
+            "`benchmarks/poisoning.py` says how each was run. Per cent; the mean over seeds and its 95 % interval.",
+            *["", *_table(plain)],
+            *["", "### Attacked by one who has read it", ""],
+            *_table([t for t in trials if t["attack"] in ADAPTIVE]),
+            *["", "### With parts of it left out", ""],
+            *_table([*whole, *ablations]),
+        ]
+    )
+
+
+def _table(trials: list[dict[str, Any]]) -> list[str]:
+    """One line per attack, share and defence."""
     lines = [
-        "Fashion-MNIST, 8,000 training rows, ResNet-8 with a first stride of 2, 2,000 test rows;",
-        "`benchmarks/poisoning.py` says how each was run. Per cent, in the mean over seeds.",
-        "",
         "| attack | share | of its class | defence | seeds "
         "| accuracy | attack success | recovered | separation | DER |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     keys = dict.fromkeys((t["attack"], t["share"], t["defence"]) for t in trials)
-    for attack, share, defence in sorted(keys, key=lambda key: (key[0] != "clean", -key[1], key[0], key[2] != "none")):
+    ranks = {"none": 0, "dlp": 1}
+    for attack, share, defence in sorted(
+        keys, key=lambda key: (key[0] != "clean", -key[1], key[0], ranks.get(key[2], 2), key[2])
+    ):
         same = [t for t in trials if (t["attack"], t["share"], t["defence"]) == (attack, share, defence)]
         cells = [_mean(same, name, 100) for name in ("accuracy", "attack_success", "recovered_accuracy")]
         more = [_mean(same, "separation", 1), _mean(same, "der", 1)]
         rate, of = (f"{100 * share:g} %", f"{100 * same[0]['class_rate']:.0f} %") if share else ("none", "")
         lines.append(f"| {attack} | {rate} | {of} | {defence} | {len(same)} | {' | '.join([*cells, *more])} |")
-    return "\n".join(lines)
+    return lines
 
 
 def _mean(trials: list[dict[str, Any]], name: str, times: float) -> str:
-    values = [times * t[name] for t in trials if name in t]
-    return f"{sum(values) / len(values):.{1 if times > 1 else 3}f}" if values else ""
+    values = torch.tensor([times * t[name] for t in trials if name in t], dtype=torch.float64)
+    digits = 1 if times > 1 else 3
+    if len(values) == 0:
+        return ""
+    if len(values) == 1:
+        return f"{float(values):.{digits}f}"
+    found = mean(values, name)
+    return f"{found.value:.{digits}f} [{max(found.low, 0):.{digits}f}, {min(found.high, times):.{digits}f}]"
 
 
 def numbers(record: dict[str, Any]) -> str:

@@ -1,0 +1,1 @@
+"""What a model reveals about the rows that it learnt from."""
