@@ -87,7 +87,7 @@ def draw(record: dict[str, Any]) -> None:
             heights = [100 * found["after"][stage][name] for stage in STAGES]
             bars = third.bar([i + 0.38 * shift for i in range(3)], heights, width=0.36, color=colour, label=label)
             third.bar_label(bars, fmt="%.1f", fontsize=8)
-        third.set(title="after each stage, per cent", ylim=(0, 118))
+        third.set(title="after each stage, per cent", ylim=(0, 145))
         third.set_xticks([i + 0.19 for i in range(3)], [f"{i + 1}. {name}" for i, name in enumerate(STAGES)])
         for panel in (first, second, third):
             panel.legend(fontsize=7, loc="upper left" if panel is second else "upper right")

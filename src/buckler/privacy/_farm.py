@@ -4,9 +4,9 @@ Models come in pairs: the one learns from a random half, the other from the rest
 half of the models and every model holds exactly half of the rows. Three engines train them, and make the same models
 up to rounding: one after the other; stacked, where one step of one loop trains up to `STACK` models at once
 (`torch.func.stack_module_state` and `vmap`); and in processes with one thread each, for machines with cores to spare.
-Stacking saves the overhead of small operations: several times faster than a plain loop for small networks, and no
-slower where convolutions over larger images are all the work (`benchmarks/privacy.py`). So it is what `auto` takes,
-unless the training is a function of the user's own, or the network cannot be stacked: these are trained one by one.
+Stacking saves the overhead of small operations: it is several times faster than a plain loop for small networks, and
+about as fast where convolutions are all the work (`benchmarks/privacy.py`). So it is what `auto` takes, unless the
+training is a function of the user's own, or the network cannot be stacked: these are trained one by one.
 """
 
 from __future__ import annotations
