@@ -382,6 +382,11 @@ def test_other_rows_recipes_networks_or_attacks_are_another_trial(spec: dict[str
     assert [a != b for a, b in zip(before, printed(), strict=True)] == [False, True]
 
 
+def test_whoever_asks_who_was_learnt_from_changes_nothing() -> None:
+    jobs = plans.jobs(plans.read("privacy"), {})
+    assert {job.aim for job in jobs} == {("nothing", "queries", "which rows were learnt from")}
+
+
 def test_a_share_is_a_limit_as_a_ball_is(tmp_path: Path) -> None:
     path = tmp_path / "plan.toml"
     head = 'title = "t"\nrows = 9\n[limits]\n'

@@ -87,6 +87,8 @@ class Job:
         """What the adversary changes, within which limit, and what for."""
         if "ball" in self.asked:
             return "input", str(self.asked["ball"]), "any wrong label"
+        if describe(self.method).kind == "infer":
+            return "nothing", "queries", "which rows were learnt from"
         return "training data", str(self.asked.get("share", "as it is")), "the label of its choice"
 
     @property
