@@ -58,7 +58,7 @@ def detected(attack: str, share: float, seed: int) -> dict[str, Any]:
     model, poisoned = plain(attack, share, seed, full=False), touched(attack, share, seed, full=False)
     clean = rows(full=False, seed=seed)[2]
     began = time.perf_counter()
-    found = neural_cleanse(model, clean, seed=seed)
+    found = neural_cleanse(model, clean, scale="plain", seed=seed)
     seconds = time.perf_counter() - began
     size = found.mask.flatten(1).sum(1)
     indices = {"plain": outlying(size), "log": outlying(size.clamp_min(TINY).log(), least=HALF)}

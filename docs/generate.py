@@ -41,6 +41,7 @@ SECTIONS = {
 }
 DLP = Path(__file__).parent / "dlp.md"
 ADAPTIVE = ("slow_poison", "low_frequency", "smooth_patch", "sharpened_wanet", "half_sharpened_wanet")
+DETECTION = RESULTS.with_name("detection-fashion-mnist.json")
 POISONING = RESULTS.with_name("poisoning-fashion-mnist.json")
 
 
@@ -62,7 +63,20 @@ def text() -> str:
 def readme() -> str:
     """The README with its tables of numbers made anew from the benchmarks' results."""
     page = between(README.read_text("utf8"), "benchmarks", numbers(json.loads(RESULTS.read_text("utf8"))))
-    return between(page, "poisoning", summary(json.loads(POISONING.read_text("utf8"))["trials"]))
+    page = between(page, "poisoning", summary(json.loads(POISONING.read_text("utf8"))["trials"]))
+    return between(page, "detection", detection(json.loads(DETECTION.read_text("utf8"))["trials"]))
+
+
+def detection(trials: list[dict[str, Any]], target: int = 0) -> str:
+    """Of how many models an inspector names the class that was aimed at, under its rule and under the paper's."""
+    lines = ["| `neural_cleanse` | models | target class found | another class flagged |", "|---|---|---|---|"]
+    for scale, name in (("log", "as it is"), ("plain", '`scale="plain"`, the paper\'s rule')):
+        for attack in dict.fromkeys(t["attack"] for t in trials):
+            flagged = [t["flagged"][scale] for t in trials if t["attack"] == attack]
+            hit = "" if attack == "clean" else f"{sum(target in classes for classes in flagged)} of {len(flagged)}"
+            wrong = sum(bool(set(classes) - (set() if attack == "clean" else {target})) for classes in flagged)
+            lines.append(f"| {name} | {attack} | {hit} | {wrong} of {len(flagged)} |")
+    return "\n".join(lines)
 
 
 def between(page: str, name: str, text: str) -> str:

@@ -9,8 +9,9 @@ and not by the draw; the weight of the size is controlled after every batch, not
 counts once its success rate over the last `patience` batches is high enough, and rows of the class itself, which would
 count as successes, are left out; a class for which no trigger was found has the size of the image. Steps are fewer, for
 the weight settles sooner. Norms of clean classes are skewed, so that among ten classes a mask of a tenth of the median
-can miss the paper's threshold of 2; `scale="log"` compares logarithms instead, whose deviation is taken to be no less
-than lets a mask of half the median reach 2. No guarantee: triggers that are large or depend on the input are not found.
+can miss the paper's threshold of 2; logarithms are compared instead, whose deviation is taken to be no less than lets a
+mask of half the median reach 2 (`scale="plain"` is the paper's; both are measured in benchmarks/detection.py, on models
+that neither was set on). No guarantee: triggers that are large or depend on the input are not found.
 
 Tags: atlas:AML.T0018.000, nist-ai-100-2:NISTAML.023, owasp-ml:ML10, cwe:506.
 """
@@ -44,15 +45,15 @@ def neural_cleanse(
     patience: int = 5,
     multiplier: float = 2.0,
     threshold: float = 2.0,
-    scale: Literal["plain", "log"] = "plain",
+    scale: Literal["log", "plain"] = "log",
     seed: int = 0,
 ) -> Anomaly:
     """Invert a mask and a pattern for every class of `model` from `clean` rows `x` `(N, C, H, W)`, `y` `(N,)`.
 
     At most `steps` steps of Adam on `batch` rows per class; `cost` weighs the mask's l1 norm, times `multiplier` while
-    the `success` rate holds and divided by its power 1.5 while it does not. Returns the anomaly index of the norms, or
-    of their logarithms (`scale`), as `score` `(K,)` (positive where the mask is smaller than the median), the classes
-    above `threshold` as flagged, the masks `(K, 1, H, W)` and patterns `(K, C, H, W)` in [0, 1]: the trigger is
+    the `success` rate holds and divided by its power 1.5 while it does not. Returns the anomaly index of the norms'
+    logarithms, or of the norms (`scale`), as `score` `(K,)` (positive where the mask is smaller than the median), the
+    classes above `threshold` as flagged, the masks `(K, 1, H, W)` and patterns `(K, C, H, W)` in [0, 1]: the trigger is
     `(1 - mask) * x + mask * pattern`. Raises `ValueError` for rows that are no images or of one class, or a model of
     fewer than three classes.
     """
