@@ -38,10 +38,14 @@ TURNED: Augment = chained(turned(15, 0.1, 0.05), bent(2.0))
 
 @dataclass(frozen=True)
 class Split:
-    """What is thought of every row, `(N,)` booleans: `suspected`, `trusted`; neither means undecided."""
+    """What is thought of every row, `(N,)` booleans: `suspected`, `trusted`; neither means undecided.
+
+    Of `doubted` rows the last stage learns those, suspected or not, whose label the model gives after unlearning.
+    """
 
     suspected: Tensor
     trusted: Tensor
+    doubted: Tensor
 
 
 def learn(
@@ -71,25 +75,30 @@ def estimated(obeyed: Tensor, usual: Tensor, y: Tensor) -> float:
     return most
 
 
-def owed(lost: Tensor, made: Tensor, y: Tensor) -> Tensor:
+def owed(lost: Tensor, made: Tensor, went: Tensor, y: Tensor) -> Tensor:
     """What each row's label owes to how smooth or fine the row is, `(N,)`, from `filtered`; 0 if no class stands out.
 
-    Rows of the class that blurring makes of all others owe it what sharpening takes; rows of the class that loses far
-    more rows than others to a slight blur owe what that takes.
+    Rows of the class that blurring makes of all others owe it what sharpening takes. Rows of the class that loses far
+    more rows than others to a slight blur owe what that takes, where it does not only make them of the former class.
     """
-    gone = torch.stack([(lost[1, y == k] > GONE).float().mean() for k in range(len(made))]).nan_to_num()
-    owing = torch.zeros(len(y))
-    for shares, taken in ((made, lost[0]), (gone, lost[1])):
-        first, second = shares.topk(2).values
-        if first - second > EXCESS:
-            owing = torch.maximum(owing, torch.where(y == int(shares.argmax()), taken, torch.zeros(())))
-    return owing
+    owing, smooth = torch.zeros(len(y)), _standing_out(made)
+    if smooth is not None:
+        owing = torch.where(y == smooth, lost[0], owing)
+    taken = lost[1] if smooth is None else torch.where(went == smooth, 0.0, lost[1])
+    fine = _standing_out(torch.stack([(taken[y == k] > GONE).float().mean() for k in range(len(made))]).nan_to_num())
+    return owing if fine is None else torch.maximum(owing, torch.where(y == fine, taken, 0.0))
 
 
-def divided(suspicion: Tensor, said: Tensor, y: Tensor, *, suspected: float) -> Split:
+def _standing_out(shares: Tensor) -> int | None:
+    """The class with the largest of the `shares` `(K,)`, if it has far more than any other."""
+    first, second = shares.topk(2).values
+    return int(shares.argmax()) if first - second > EXCESS else None
+
+
+def divided(suspicion: Tensor, said: Tensor, y: Tensor, doubted: Tensor, *, suspected: float) -> Split:
     """The share `suspected` with the highest suspicion; of the others, rows whose label is what is `said` `(N, K)`."""
     bad = highest(suspicion, max(1, round(suspected * len(y))))
-    return Split(bad, ~bad & (said.argmax(1) == y))
+    return Split(bad, ~bad & (said.argmax(1) == y), doubted)
 
 
 def views(model: nn.Module, data: Rows, *, many: int = 2, seed: int = 0) -> Tensor:
@@ -182,7 +191,7 @@ def tune(
             said = views(moving, data, seed=seed + step)
             chance, guess = said.max(1)
             other = (chance >= sure) & (guess != y)
-            kept = ~split.suspected & ~other
+            kept = torch.where(split.doubted, guess == y, ~split.suspected & ~other)
             labels[:] = torch.where(other, guess, y)
             weight[:] = (kept | other).float()
         step += 1

@@ -98,16 +98,17 @@ def ranked(obeyed: Tensor, best: int = 2) -> Tensor:
     return ranks.topk(min(best, len(obeyed)), dim=0).values.mean(0)
 
 
-def filtered(model: nn.Module, data: Rows) -> tuple[Tensor, Tensor]:
+def filtered(model: nn.Module, data: Rows) -> tuple[Tensor, Tensor, Tensor]:
     """How much less probable each row's label is once it is sharpened, and once it is blurred a little, `(2, N)`.
 
     With it what blurring makes, `(K,)`: of rows of other classes, the share that is answered rightly and, blurred, as
-    the class. A warp is carried by no pixel, but it resamples: its trigger can be told by being smooth, or, where that
-    was undone, by being fine. The blur is as wide as a pixel of images of 28, in proportion to others.
+    the class; and what each row is answered as, blurred a little, `(N,)`. A warp is carried by no pixel, but it
+    resamples: its trigger can be told by being smooth, or, where that was undone, by being fine. The blur is as wide as
+    a pixel of images of 28, in proportion to others.
     """
     x, y = data
     classes, device = int(y.max()) + 1, where(model)
-    lost, made = torch.zeros(2, len(y)), torch.zeros(classes)
+    lost, made, went = torch.zeros(2, len(y)), torch.zeros(classes), torch.zeros_like(y)
     with torch.no_grad(), frozen(model):
         for part in torch.arange(len(y)).split(BATCH):
             image, own = floats(x[part]).to(device), y[part]
@@ -116,9 +117,10 @@ def filtered(model: nn.Module, data: Rows) -> tuple[Tensor, Tensor]:
             seen = (image, (2 * image - soft).clamp(0, 1), blurred(image, 0.6 * wide), soft)
             said, sharp, dull, duller = (model(view)[:, :classes].softmax(1).cpu() for view in seen)
             lost[:, part] = torch.stack([(said - other).gather(1, own[:, None])[:, 0] for other in (sharp, dull)])
+            went[part] = dull.argmax(1)
             moved = (said.argmax(1) == own) & (duller.argmax(1) != own)
             made += torch.bincount(duller.argmax(1)[moved], minlength=classes)
-    return lost, made / (len(y) - torch.bincount(y, minlength=classes)).clamp_min(1)
+    return lost, made / (len(y) - torch.bincount(y, minlength=classes)).clamp_min(1), went
 
 
 def mixed(host: Tensor, donor: Tensor) -> Tensor:

@@ -70,16 +70,18 @@ def dlp(
     rate *= size / 128
     model, dynamics = learn((x, y), net, epochs=epochs[0], batch=size, rate=rate, seed=seed)
     obeyed, usual = obedience(model, (x, y), seed=seed)
-    owing = owed(*filtered(model, (x, y)), y)
-    score = torch.where(owing > SLIGHT, 1 + owing, ranked(obeyed))
-    suspected = max(suspected, float((owing > SLIGHT).float().mean()))
+    obeying, owing = ranked(obeyed), owed(*filtered(model, (x, y)), y)
+    warped = owing > SLIGHT
+    score = torch.where(warped, 1 + owing, obeying)
+    doubted = torch.isin(y, y[warped]) & ~highest(obeying, max(1, round(suspected * len(y))))
+    suspected = max(suspected, float(warped.float().mean()))
     telling = torch.tensor(TELLING)
     many = max(round(estimated(obeyed[telling], usual[telling], y) * len(y)), int((owing > PLAIN).sum()))
     flagged = highest(score, many) if many else torch.zeros(len(y), dtype=torch.bool)
-    split = divided(score, F.one_hot(y).float(), y, suspected=suspected)
+    split = divided(score, F.one_hot(y).float(), y, torch.zeros_like(doubted), suspected=suspected)
     if epochs[1] > 0:
-        unlearn(model, (x, y), split, flagged, epochs=epochs[1], batch=size, rate=rate / 2, seed=seed + 1)
-        split = divided(score, views(model, (x, y), seed=seed), y, suspected=suspected)
+        unlearn(model, (x, y), split, flagged & ~warped, epochs=epochs[1], batch=size, rate=rate / 2, seed=seed + 1)
+        split = divided(score, views(model, (x, y), seed=seed), y, doubted, suspected=suspected)
     if epochs[2] > 0:
         tune(model, (x, y), split, epochs=epochs[2], semi=semi, share=carried, batch=size, rate=rate / 2,
              seed=seed + 2)  # fmt: skip
