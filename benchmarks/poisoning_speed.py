@@ -71,16 +71,19 @@ def main() -> None:
                 }
             )
             print(seed, side, results[-1], flush=True)
+        write(options, sides)
+
+
+def write(options: argparse.Namespace, sides: dict[str, list[dict[str, float]]]) -> None:
+    """What is known so far; a run that is stopped leaves the rounds that it ended."""
     record = {
         "attack": options.attack, "share": options.share, "threads": options.threads, "cores": os.cpu_count(),
         "torch": torch.__version__, "rounds": sides, "median": {side: median(found) for side, found in sides.items()},
     }  # fmt: skip
     own = record["median"]["buckler"]
-    record["ratio"] = {
-        side: round(found["seconds"] / own["seconds"], 2) for side, found in record["median"].items() if side in sides
-    }
+    record["ratio"] = {side: round(found["seconds"] / own["seconds"], 2) for side, found in record["median"].items()}
     (RESULTS / "poisoning-speed.json").write_text(json.dumps(record, indent=1) + "\n", "utf8")
-    print(record["median"], record["ratio"])
+    print(record["median"], record["ratio"], flush=True)
 
 
 def usual(poisoned: Poisoned, test: Rows, seed: int, *, tests: bool) -> nn.Module:

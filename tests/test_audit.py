@@ -281,7 +281,7 @@ def test_a_plan_is_checked_before_anything_runs(tmp_path: Path, change: tuple[st
 
 
 def test_the_plans_of_the_package_fit_their_methods() -> None:
-    for name in ("quick", "full", "poisoning", "privacy"):
+    for name in ("quick", "full", "poisoning", "privacy", "theft"):
         plan = plans.read(name)
         assert len(plans.jobs(plan, {})) == len(plan.trial)
     with pytest.raises(plans.BadPlan, match="full, poisoning, privacy, quick"):
@@ -382,9 +382,11 @@ def test_other_rows_recipes_networks_or_attacks_are_another_trial(spec: dict[str
     assert [a != b for a, b in zip(before, printed(), strict=True)] == [False, True]
 
 
-def test_whoever_asks_who_was_learnt_from_changes_nothing() -> None:
-    jobs = plans.jobs(plans.read("privacy"), {})
-    assert {job.aim for job in jobs} == {("nothing", "queries", "which rows were learnt from")}
+def test_whoever_asks_what_a_model_gives_away_changes_nothing() -> None:
+    aims = {job.path: job.aim for name in ("privacy", "theft") for job in plans.jobs(plans.read(name), {})}
+    assert {changed for changed, _, _ in aims.values()} == {"nothing"}
+    assert aims["privacy/lira"] == ("nothing", "queries", "which rows were learnt from")
+    assert aims["theft/knockoff"] == ("nothing", "queries", "a copy of the model")
 
 
 def test_a_share_is_a_limit_as_a_ball_is(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import resource
 import subprocess
@@ -68,8 +69,8 @@ def test_every_kind_is_read_from_kinds() -> None:
 
 def test_an_area_is_listed_alone() -> None:
     assert {found.area for found in cards("evasion")} == {"evasion"}
-    assert [found for area in ("evasion", "poisoning", "privacy") for found in cards(area)] == cards()
-    with pytest.raises(UnknownMethod, match="expected an area out of evasion, poisoning, privacy"):
+    assert [found for area in ("evasion", "poisoning", "privacy", "theft") for found in cards(area)] == cards()
+    with pytest.raises(UnknownMethod, match="expected an area out of evasion, poisoning, privacy, theft"):
         cards("poisning")
 
 
@@ -119,3 +120,16 @@ def test_other_packages_add_methods(monkeypatch: pytest.MonkeyPatch) -> None:
     assert find("acme/shake").__name__ == "pgd"
     with pytest.raises(UnknownMethod, match="did you mean acme/shake"):
         find("acme/shaek")
+
+
+def test_a_file_is_read_as_far_as_its_card_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = cards()
+    monkeypatch.setattr(catalog, "_upper", lambda source, name: ast.parse(source))
+    assert cards() == known
+
+
+@pytest.mark.parametrize("body", ["return 1", '"""Said."""', '"Said."\n\n\ndef more() -> str:\n    return """it"""'])
+def test_a_function_is_found_however_it_is_documented(body: str) -> None:
+    source = f'"""Title."""\n\n\ndef some(x: int, *, y: int = 2) -> int:\n    {body}\n'
+    found = catalog._upper(source, "some").body[1]
+    assert ast.unparse(found).partition("\n")[0] == "def some(x: int, *, y: int=2) -> int:"

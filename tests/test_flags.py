@@ -78,7 +78,7 @@ def test_values_follow_their_annotations() -> None:
         ("--pair 3,1,2", "--pair: expected 2 numbers with commas between them, got '3,1,2'"),
         ("--pair 3.5,1", "--pair: expected a whole number, got '3.5'"),
         ("--pair 3,x", "--pair: expected a number, got 'x'"),
-        ("--net evasion/substitute", "--net: expected a value from Python or none, got"),
+        ("--net theft/jbda", "--net: expected a value from Python or none, got"),
         ("--clean 1", "--clean: expected none, got '1'"),
         ("--share 5%", "unknown flag --share: expected --ball, --steps"),
         ("--rates 0.1,x", "--rates: expected a number, got 'x'"),

@@ -362,9 +362,9 @@ def test_every_file_of_an_area_is_a_method_or_a_helper() -> None:
         assert ast.get_docstring(init)
 
 
-@pytest.mark.parametrize("path", [path for path in PATHS if card(path).kind != "extract"])
+@pytest.mark.parametrize("path", PATHS)
 def test_a_knob_does_not_hide_what_its_area_s_evaluate_is_asked(path: str) -> None:
-    """Plans and flags name both; the limit and the seed are meant to be the same. Surrogates are not run alone."""
+    """Plans and flags name both; the limit and the seed are meant to be the same."""
     evaluate = tree(SOURCE / path.partition("/")[0] / "evaluate.py")
     asked = next(n for n in evaluate.body if isinstance(n, ast.FunctionDef) and n.name == "evaluate").args.kwonlyargs
     knobs = {knob.name for knob in card(path).knobs}

@@ -20,6 +20,7 @@ from buckler.stats import (
     median,
     placements,
     rating,
+    ratio,
     recompute,
     share,
     trusted,
@@ -74,6 +75,22 @@ def test_difference_covers_at_least_its_level() -> None:
             if made[w, k].low - 1e-12 <= won - lost <= made[w, k].high + 1e-12
         )
         assert covered >= 0.95
+
+
+@pytest.mark.parametrize(
+    ("rows", "a", "b", "both"), [(60, 0.5, 0.9, 0.48), (200, 0.9, 0.97, 0.89), (40, 0.3, 0.3, 0.05)]
+)
+def test_ratio_covers_at_least_its_level(rows: int, a: float, b: float, both: float) -> None:
+    draws, hits = torch.Generator().manual_seed(0), 0
+    chances = torch.tensor([both, a - both, b - both, 1 - a - b + both])
+    for _ in range(300):
+        drawn = torch.multinomial(chances, rows, replacement=True, generator=draws)
+        pairs = torch.stack([drawn <= 1, (drawn == 0) | (drawn == 2)], 1)
+        found = ratio(pairs, "x")
+        hits += found.low <= a / b <= found.high
+        assert found.value == pytest.approx(float(pairs[:, 0].double().mean() / pairs[:, 1].double().mean()))
+    assert hits / 300 >= 0.93
+    assert ratio(torch.tensor([[1, 0]] * 9 + [[0, 1]]), "x").high > 100
 
 
 def test_no_difference_is_not_certainty() -> None:
@@ -137,7 +154,8 @@ def test_a_rating_weighs_what_fell_and_covers_its_level() -> None:
 @pytest.mark.parametrize("name", STATISTICS)
 def test_every_statistic_is_recomputed_and_survives_its_record(name: str) -> None:
     pairs = torch.tensor([[1.0, 1.0], [0.5, 0.0], [0.0, 0.0]])
-    given = {"share": torch.tensor([True, False, True]), "area": pairs, "rating": pairs}
+    given = {"share": torch.tensor([True, False, True]), "area": pairs, "rating": pairs, "ratio": pairs}
+    given |= dict.fromkeys(("epsilon", "gaussian epsilon"), torch.tensor([[k, k % 2, 1e-5] for k in range(12)]))
     tensor = given.get(name, pairs if name.startswith("share ") else torch.tensor([1.0, -1.0, 0.0]))
     estimate = STATISTICS[name](tensor, "x", 0.95)
     assert agree(recompute(estimate, {"x": tensor}), estimate)

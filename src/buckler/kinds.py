@@ -33,6 +33,9 @@ Membership: TypeAlias = Tensor
 Repaired: TypeAlias = nn.Module
 """A copy of the given model from which a backdoor was to be removed."""
 
+Guessed: TypeAlias = dict[str, Tensor]
+"""What was guessed, by name: a score for every possible value, per row `(B, V)`, or of the whole `(V,)`."""
+
 ABSTAIN = -1
 
 
@@ -82,6 +85,59 @@ class Implanted(NamedTuple):
     model: nn.Module
     trigger: Callable[[Tensor], Tensor]
     wanted: Callable[[Tensor], Tensor]
+
+
+class Protected(NamedTuple):
+    """A model trained so that little of any one row shows; `epsilon` and `delta` are what is promised, if anything is.
+
+    The promise is of differential privacy for one row added or removed.
+    """
+
+    model: nn.Module
+    epsilon: float | None = None
+    delta: float | None = None
+
+
+class Forgotten(NamedTuple):
+    """A model `before` and `after` rows were forgotten; `redone` is the work of that, as a share of training anew."""
+
+    before: nn.Module
+    after: nn.Module
+    redone: float
+
+
+class Audited(NamedTuple):
+    """What canaries showed of a training: `score` `(m,)`, higher for one that seems learnt from, and which ones were
+    `held` `(m,)`, by fair coins. `epsilon` and `delta` are what the training promised, if anything."""
+
+    score: Tensor
+    held: Tensor
+    epsilon: float | None = None
+    delta: float | None = None
+
+
+class Reconstructed(NamedTuple):
+    """Inputs rebuilt from what a model revealed: `x` `(B, ...)` in [0, 1], with labels `y` `(B,)` if they were told."""
+
+    x: Tensor
+    y: Tensor | None = None
+
+
+class Claim(NamedTuple):
+    """How improbable a suspect's answers are for a model that has nothing to do with the owner's: `p`, uniform in
+    [0, 1] or above it for an independent model, after so many `queries`."""
+
+    p: float
+    queries: int
+
+
+class Owned(NamedTuple):
+    """What an owner keeps to `claim` a suspect as theirs; with it the marked `model`, or marked training rows `data`,
+    where the mark was put into the one or the other."""
+
+    claim: Callable[[nn.Module | Oracle], Claim]
+    model: nn.Module | None = None
+    data: Rows | None = None
 
 
 class Poison(Protocol):
@@ -136,6 +192,18 @@ class Extract(Protocol):
     def __call__(self, oracle: Oracle, pool: Tensor, /) -> Copy: ...
 
 
+class Protect(Protocol):
+    def __call__(self, data: Rows, /, *, net: Callable[[], nn.Module]) -> Protected: ...
+
+
+class Unlearn(Protocol):
+    def __call__(self, data: Rows, forget: Tensor, /, *, net: Callable[[], nn.Module]) -> Forgotten: ...
+
+
+class Reconstruct(Protocol):
+    def __call__(self, model: nn.Module, observed: Tensor, /) -> Reconstructed: ...
+
+
 @runtime_checkable
 class Adaptive(Protocol):
     """A defended model that declares what an adaptive attack goes through.
@@ -162,4 +230,10 @@ KINDS = {
     "Repaired": "repair",
     "Cultivated": "cultivate",
     "Membership": "infer",
+    "Guessed": "guess",
+    "Protected": "protect",
+    "Forgotten": "unlearn",
+    "Audited": "audit",
+    "Reconstructed": "reconstruct",
+    "Owned": "own",
 }

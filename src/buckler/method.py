@@ -79,6 +79,12 @@ def held(holds: Holds, target: nn.Module | Oracle, budget: int | None = None) ->
     return target.narrowed(holds, budget)
 
 
+def left_open(method: Method, *names: str) -> set[str]:
+    """Those of the knobs `names` that the method asks for and is not configured with: an evaluation fills them in."""
+    _, bound = _unwrap(method)
+    return set(names) & set(describe(method).knobs) - set(bound)
+
+
 def plain(value: object) -> object:
     """`value` as JSON holds it: limits as their text, tensors by shape, functions by path."""
     if isinstance(value, Tensor):

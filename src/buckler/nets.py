@@ -1,10 +1,17 @@
-"""Reference networks, small enough to read and to train on two cores; and models whose answers are known exactly."""
+"""Reference networks, small enough to read and to train on two cores; models whose answers are known exactly; and where
+a network's features are."""
 
 from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from buckler.data import Rows, batches
+from buckler.target import frozen
 
 
 class SmallCNN(nn.Module):
@@ -99,3 +106,37 @@ class LinearModel(nn.Module):
         dual = {"linf": gaps.abs().sum(2), "l2": gaps.norm(dim=2), "l1": gaps.abs().amax(2)}[norm]
         distance = margins / dual.clamp_min(1e-12)
         return distance.scatter(1, y[:, None], torch.inf).amin(1)
+
+
+def where(model: nn.Module) -> torch.device:
+    return next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+
+
+def last_linear(model: nn.Module) -> nn.Linear:
+    """The last linear layer in the order of the modules: what reads the features. A `ValueError` if there is none."""
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    if not layers:
+        raise ValueError("expected a model with a linear layer, whose input are the features, got one without")
+    return layers[-1]
+
+
+@contextmanager
+def inputs_of(layer: nn.Module) -> Generator[list[Tensor], None, None]:
+    """What goes into `layer` inside the block, call by call."""
+    seen: list[Tensor] = []
+    handle = layer.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def features(model: nn.Module, data: Rows) -> Tensor:
+    """The input of the last linear layer for every row, evaluating: `(N, D)`, on the CPU."""
+    out: list[Tensor] = []
+    with torch.no_grad(), frozen(model), inputs_of(last_linear(model)) as seen:
+        for x, _ in batches(data, 512):
+            model(x.to(where(model)))
+            out.append(seen.pop().flatten(1).cpu())
+            seen.clear()
+    return torch.cat(out)

@@ -30,7 +30,7 @@ else:
     import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 OWN = ("method", "passes", "curve", "rows")
-METHODS = ("through", "attack")
+METHODS = ("through", "attack", "defence")
 
 
 Radius = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -87,8 +87,12 @@ class Job:
         """What the adversary changes, within which limit, and what for."""
         if "ball" in self.asked:
             return "input", str(self.asked["ball"]), "any wrong label"
-        if describe(self.method).kind == "infer":
+        if describe(self.method).kind in ("infer", "protect", "audit", "unlearn"):
             return "nothing", "queries", "which rows were learnt from"
+        if describe(self.method).kind in ("extract", "guard", "own"):
+            return "nothing", "queries", "a copy of the model"
+        if describe(self.method).kind in ("reconstruct", "guess"):
+            return "nothing", "what is revealed", "what is in the rows learnt from"
         return "training data", str(self.asked.get("share", "as it is")), "the label of its choice"
 
     @property
@@ -194,13 +198,13 @@ def _limit(row: Row, asks: set[str], limits: Mapping[str, float], where: str) ->
 
 
 def _method(path: object, key: str, area: str, where: str) -> Method:
-    """A surrogate's maker, or the attack that a defence is judged with, by its path: of the trial's own area."""
-    kinds = {"through": ("extract",), "attack": ("evade", "poison")}[key]
+    """A surrogate's maker, of any area, or an attack or a defence of the trial's own, by its path."""
+    kinds = {"through": ("extract",), "attack": ("evade", "poison", "extract"), "defence": ("protect",)}[key]
     try:
         found = find(str(path))
-        if describe(found).kind not in kinds or str(path).partition("/")[0] != area:
-            wanted = " or ".join(kinds)
-            raise ValueError(f"expected a method of the kind {wanted} in {area}, got {path}, of {describe(found).kind}")
+        if describe(found).kind not in kinds or (key != "through" and str(path).partition("/")[0] != area):
+            wanted = " or ".join(kinds) + (f" in {area}" if key != "through" else "")
+            raise ValueError(f"expected a method of the kind {wanted}, got {path}, of {describe(found).kind}")
     except (ValueError, LookupError) as error:
         raise BadPlan(f"{where}, {key}: {error}") from None
     return found

@@ -30,15 +30,16 @@ def fingerprints(todo: list[Job], subject: Subject, identity: dict[str, str]) ->
 
 def _fingerprint(job: Job, subject: dict[str, object], lessons: str) -> str:
     described = describe(job.method)
-    others = [describe(value).source for value in job.asked.values() if callable(value)]
+    others = [describe(value) for value in job.asked.values() if callable(value)]
+    areas = sorted({job.area, *(other.path.partition("/")[0] for other in others if "/" in other.path)})
     parts = {
         "method": job.path,
         "params": described.params,
         "asked": {key: plain(value) for key, value in job.asked.items()},
         "subject": subject,
         "lessons": lessons,
-        "sources": [described.source, *others],
-        "code": [_code(job.area), torch.__version__],
+        "sources": [described.source, *(other.source for other in others)],
+        "code": [*map(_code, areas), torch.__version__],
     }
     return fingerprint(parts)
 

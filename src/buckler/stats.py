@@ -11,10 +11,12 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
+from typing import cast
 
 import numpy as np
 import torch
 from scipy import stats as scipy_stats
+from scipy.optimize import brentq
 from torch import Tensor
 
 LEVEL = 0.95
@@ -115,6 +117,32 @@ def difference(flags: Tensor, of: str, level: float = LEVEL) -> Estimate:
     return Estimate(value, max(low, -1.0), min(high, 1.0), n, level, f"difference of {of}")
 
 
+def ratio(pairs: Tensor, of: str, level: float = LEVEL) -> Estimate:
+    """The share of rows with a true first entry over that with a true second one: `pairs` `(N, 2)`, 0 or 1.
+
+    The interval is MOVER-R's (Donner and Zou, Statistical Methods in Medical Research 21, 2012) of the exact ones, with
+    the correlation of the two entries; it is endless where the second share may be 0.
+    """
+    n, how = len(pairs), f"ratio of {of}"
+    a, b = (share(column, of, level) for column in pairs.bool().unbind(1))
+    if n == 0 or b.value == 0:
+        return Estimate(math.nan, math.nan, math.nan, 0, level, how)
+    spreads = math.sqrt(a.value * (1 - a.value) * b.value * (1 - b.value))
+    both = float((pairs[:, 0].bool() & pairs[:, 1].bool()).double().mean())
+    together = (both - a.value * b.value) / spreads if spreads > 0 else 0.0
+
+    def end(a_end: float, b_end: float, way: int) -> float:
+        middle = a.value * b.value - together * abs(a.value - a_end) * abs(b.value - b_end)
+        below = b_end * (2 * b.value - b_end)
+        if below <= 0:
+            return 0.0 if way < 0 else math.inf
+        inside = middle**2 - a_end * (2 * a.value - a_end) * below
+        return (middle + way * math.sqrt(max(inside, 0.0))) / below
+
+    value = a.value / b.value
+    return Estimate(value, min(end(a.low, b.high, -1), value), max(end(a.high, b.low, 1), value), n, level, how)
+
+
 def area(ranked: Tensor, of: str, level: float = LEVEL) -> Estimate:
     """The area under the ROC curve of `ranked` `(N, 2)`: scores, and 1 for a bad row, 0 for a clean one, -1 for none.
 
@@ -208,17 +236,91 @@ def balanced(judged: Tensor, of: str, level: float = LEVEL) -> Estimate:
     return Estimate(value, max(low, 0.0), min(high, 1.0), a.n + b.n, level, f"share balanced of {of}")
 
 
+def epsilon(canaries: Tensor, of: str, level: float = LEVEL) -> Estimate:
+    """What epsilon is at least, by canaries of one training: `canaries` `(m, 3)` are scores, 1 for a canary that was
+    held and 0 for one that was not, by fair coins, and the delta that epsilon is of. Nothing bounds it from above.
+
+    The k highest scores are guessed to be held and the k lowest not to be, k = m / 2, m / 4, and so on down to 5, and
+    so many right guesses are no likelier than what is left of `level` (Steinke, Nasr and Jagielski, "Privacy auditing
+    with one (1) training run", NeurIPS 2023, https://arxiv.org/abs/2305.08846, theorem 5.2), shared between all k
+    (Bonferroni), so that the best of them may be taken. It holds for any training, and however canaries interact.
+    """
+    m, delta = len(canaries), float(canaries[0, 2]) if len(canaries) else 0.0
+    held = (canaries[canaries[:, 0].argsort(descending=True, stable=True), 1] == 1).cpu().numpy()
+    tried = [m // 2**halved for halved in range(1, 64) if m // 2**halved >= 5]
+    if not tried:
+        return Estimate(math.nan, math.nan, math.nan, 0, level, f"epsilon of {of}")
+    rights = [int(held[:k].sum()) + int((~held[m - k :]).sum()) for k in tried]
+    spare = (1 - level) / len(tried)
+    value = max(_refuted(m, 2 * k, right, delta, spare) for k, right in zip(tried, rights, strict=True))
+    return Estimate(value, value, math.inf, m, level, f"epsilon of {of}")
+
+
+def _refuted(m: int, guesses: int, right: int, delta: float, spare: float) -> float:
+    """The greatest epsilon at which so many right guesses are no likelier than `spare`; 0 if there is none."""
+    fewer = np.arange(right)[::-1]
+
+    def likely(bound: float) -> float:
+        each = 1 / (1 + math.exp(-bound))
+        below = scipy_stats.binom.pmf(fewer, guesses, each).cumsum() / np.arange(1, right + 1)
+        return float(scipy_stats.binom.sf(right - 1, guesses, each)) + 2 * m * delta * float(below.max(initial=0))
+
+    if likely(0.0) > spare:
+        return 0.0
+    low, high = 0.0, 1.0
+    while likely(high) <= spare:
+        low, high = high, 2 * high
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if likely(middle) <= spare else (low, middle)
+    return low
+
+
+def gaussian_epsilon(canaries: Tensor, of: str, level: float = LEVEL) -> Estimate:
+    """What epsilon is of a Gaussian mechanism whose canaries are guessed as often; `canaries` as for `epsilon`.
+
+    All are guessed, half of them held: of one canary no guess is right more often than Phi(mu / 2), mu being the
+    mechanism's (Dong, Roth and Su, "Gaussian differential privacy", JRSS B 84, 2022). The interval is exact where
+    canaries do not touch each other, and is none for other mechanisms: that is what `epsilon` is for.
+    """
+    m, how = len(canaries), f"gaussian epsilon of {of}"
+    if m < 2:
+        return Estimate(math.nan, math.nan, math.nan, 0, level, how)
+    order = canaries[:, 0].argsort(descending=True, stable=True)
+    guess = torch.zeros(m, dtype=torch.bool, device=canaries.device)
+    guess[order[: m // 2]] = True
+    right, delta = int((guess == (canaries[:, 1] == 1)).sum()), float(canaries[0, 2])
+    value, low, high = (_of_gaussian(share, delta) for share in (right / m, *clopper_pearson(right, m, level)))
+    return Estimate(value, low, high, m, level, how)
+
+
+def _of_gaussian(right: float, delta: float) -> float:
+    """The epsilon at `delta` of a Gaussian mechanism whose output is guessed right with this probability."""
+    if right <= 0.5 or right >= 1:
+        return 0.0 if right <= 0.5 else math.inf
+    mu, normal = 2 * float(scipy_stats.norm.ppf(right)), scipy_stats.norm
+
+    def beyond(bound: float) -> float:
+        a, b = mu / 2 - bound / mu, -mu / 2 - bound / mu
+        return float(normal.cdf(a)) - math.exp(bound + float(normal.logcdf(b))) - delta
+
+    return float(cast(float, brentq(beyond, 0.0, mu * mu / 2 + 10 * mu + 1))) if beyond(0.0) > 0 else 0.0
+
+
 STATISTICS: Mapping[str, Callable[[Tensor, str, float], Estimate]] = {
     "share": share,
     "mean": mean,
     "median": median,
     "difference": difference,
+    "ratio": ratio,
     "area": area,
     "rating": rating,
     "share found at 0.01": partial(found, alarms=0.01),
     "share found at 0.001": partial(found, alarms=0.001),
     "share true at 0.01 and 0.1": partial(trusted, alarms=0.01, prior=0.1),
     "share balanced": balanced,
+    "epsilon": epsilon,
+    "gaussian epsilon": gaussian_epsilon,
 }
 
 

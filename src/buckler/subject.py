@@ -69,6 +69,12 @@ class Subject:
     """How far inputs may be moved; none given means what the plan says."""
     origin: Mapping[str, str] = field(default_factory=dict[str, str])
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is; an oracle is asked from the CPU."""
+        parts = () if isinstance(self.model, Oracle) else (*self.model.parameters(), *self.model.buffers())
+        return next((tensor.device for tensor in parts), torch.device("cpu"))
+
     def spec(self) -> dict[str, str]:
         """How to load this subject again, as JSON holds it."""
         if not self.origin:

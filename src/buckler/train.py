@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from typing import Literal, cast
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from buckler.data import floats
 
 Data = tuple[Tensor, Tensor] | Dataset[tuple[Tensor, Tensor]]
 LossPerRow = Callable[[nn.Module, Tensor, Tensor], Tensor]
+Filled = Callable[[Tensor, Tensor], Tensor]
+"""Fills the gradients of a model from a batch `(x, y)`, and returns the mean loss."""
 SMALL = 1 << 30
 """Bytes up to which tensors are moved to the device whole."""
 
@@ -25,11 +27,21 @@ def cross_entropy(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(model(x), y, reduction="none")
 
 
+@runtime_checkable
+class Filling(Protocol):
+    """What fills gradients in its own way, from rows that are drawn independently; `fit` takes it in place of a loss.
+
+    A batch then has `batch` rows on average, and may have none.
+    """
+
+    def filling(self, model: nn.Module, batch: int) -> AbstractContextManager[Filled]: ...
+
+
 def fit(
     model: nn.Module,
     data: Data,
     *,
-    loss: LossPerRow = cross_entropy,
+    loss: LossPerRow | Filling = cross_entropy,
     epochs: float = 10,
     batch: int = 128,
     rate: float | Callable[[float], float] = 0.1,
@@ -44,9 +56,10 @@ def fit(
 
     `data` is tensors `(x, y)`, `x` `(N, ...)` as float in [0, 1] or uint8, or a `Dataset` of rows, which is streamed.
     `loss` gives one loss per row; it is called with the model in training mode, and with row numbers as `y` it can look
-    up whatever belongs to a row. `rate` is the peak of a schedule that rises for the first fifth and falls to zero, or
-    a function of the share of training done, such as `constant(1e-4)` or `cosine(0.01)`. A fraction of an epoch is
-    allowed; none leaves the weights as they are. `augment` changes a batch `(B, ...)` on the device.
+    up whatever belongs to a row. A `Filling` in its place draws rows, and fills gradients, in its own way and
+    precision. `rate` is the peak of a schedule that rises for the first fifth and falls to zero, or a function of the
+    share of training done, such as `constant(1e-4)` or `cosine(0.01)`. A fraction of an epoch is allowed; none leaves
+    the weights as they are. `augment` changes a batch `(B, ...)` on the device.
     `tick(done, mean_loss)` is told the share of training done after each step. The global random state is forked, so
     `seed` alone decides the draws (on one machine and thread count). Raises `ValueError` for no rows, no parameters to
     train, a batch, epochs or a rate that are none, and a loss that is not finite.
@@ -55,8 +68,7 @@ def fit(
     many = len(data[0]) if isinstance(data, tuple) else len(data)  # pyright: ignore[reportArgumentType]
     if many == 0:
         raise ValueError("expected at least one row to train on, got none")
-    lasting(epochs)
-    total = max(1, round(epochs * len(portions(many, batch))))
+    total = steps(many, batch, epochs)
     if epochs == 0:
         return model.eval()
     first = plan(1 / (total + 1))
@@ -75,19 +87,15 @@ def fit(
             else torch.optim.Adam(wanted, 1.0, weight_decay=decay)
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(descent, lambda step: plan((step + 1) / (total + 1)))
-        done = 0
-        while done < total:
-            for x, y in _shuffled(data, batch, where):
-                x = floats(x) if augment is None else augment(floats(x))
-                with torch.autocast(where.type, torch.bfloat16) if precision == "bfloat16" else nullcontext():
-                    value = loss(model, x, y).mean()
+        own = isinstance(loss, Filling)
+        with loss.filling(model, batch) if own else nullcontext(_meanly(model, loss, where, precision)) as fill:
+            for done, (x, y) in zip(range(1, total + 1), _drawn(data, batch, where, each=own), strict=False):
                 descent.zero_grad(set_to_none=True)
-                value.backward()
+                value = fill(floats(x) if augment is None else augment(floats(x)), y)
                 descent.step()
                 schedule.step()
-                done += 1
                 if done % 32 == 0 or done == total:
-                    level = float(value.detach())
+                    level = float(value)
                     if not math.isfinite(level):
                         rate_now = plan(done / total)
                         raise ValueError(
@@ -95,9 +103,26 @@ def fit(
                         )
                     if tick is not None:
                         tick(done / total, level)
-                if done == total:
-                    break
     return model.eval()
+
+
+def _meanly(model: nn.Module, loss: LossPerRow, where: torch.device, precision: str) -> Filled:
+    """The gradients of the mean loss, as they are."""
+
+    def fill(x: Tensor, y: Tensor) -> Tensor:
+        with torch.autocast(where.type, torch.bfloat16) if precision == "bfloat16" else nullcontext():
+            value = loss(model, x, y).mean()
+        value.backward()
+        return value.detach()
+
+    return fill
+
+
+def steps(many: int, batch: int, epochs: float) -> int:
+    """How many steps `fit` takes over `many` rows; a `ValueError` unless training can end."""
+    lasting(epochs)
+    each = len(portions(many, batch))
+    return max(1, round(epochs * each)) if epochs else 0
 
 
 def portions(many: int, batch: int) -> list[int]:
@@ -149,18 +174,25 @@ def constant(rate: float) -> Callable[[float], float]:
     return lambda _done: rate
 
 
-def _shuffled(data: Data, batch: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+def _drawn(data: Data, batch: int, device: torch.device, *, each: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches without end: epoch after epoch in a new order; or, with `each`, of rows that a coin draws for each."""
+    if isinstance(data, tuple) and data[0].nbytes <= SMALL:
+        data = data[0].to(device), data[1].to(device)
+    many = len(data[0]) if isinstance(data, tuple) else len(data)  # pyright: ignore[reportArgumentType]
+    home = data[0].device if isinstance(data, tuple) else None
+    while True:
+        if each:
+            orders = ((torch.rand(many, device=home) < batch / many).nonzero().squeeze(1),)
+        else:
+            orders = torch.randperm(many, device=home).split(portions(many, batch))
+        for rows in orders:
+            x, y = _taken(data, rows)
+            yield x.to(device), y.to(device)
+
+
+def _taken(data: Data, rows: Tensor) -> tuple[Tensor, Tensor]:
     if isinstance(data, tuple):
-        x, y = data
-        if x.nbytes <= SMALL:
-            x, y = x.to(device), y.to(device)
-        for rows in torch.randperm(len(x), device=x.device).split(portions(len(x), batch)):
-            yield x[rows].to(device), y[rows].to(device)
-        return
-    order = torch.randperm(len(data))  # pyright: ignore[reportArgumentType]
-    for rows in order.split(portions(len(order), batch)):
-        pairs = [data[int(row)] for row in rows]
-        yield (
-            torch.stack([torch.as_tensor(x) for x, _ in pairs]).to(device),
-            torch.stack([torch.as_tensor(y) for _, y in pairs]).to(device),
-        )
+        return data[0][rows], data[1][rows]
+    pairs = [data[int(row)] for row in (rows if len(rows) else [0])]
+    x, y = (torch.stack([torch.as_tensor(pair[side]) for pair in pairs]) for side in (0, 1))
+    return x[: len(rows)], y[: len(rows)]

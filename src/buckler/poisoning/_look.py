@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -11,32 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from buckler.data import Rows, batches, floats
+from buckler.nets import features as features
+from buckler.nets import inputs_of as inputs_of
+from buckler.nets import last_linear as last_linear
+from buckler.nets import where as where
 from buckler.target import frozen
 
 BATCH = 512
-
-
-def where(model: nn.Module) -> torch.device:
-    return next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-
-
-def last_linear(model: nn.Module) -> nn.Linear:
-    """The last linear layer in the order of the modules: what reads the features. A `ValueError` if there is none."""
-    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    if not layers:
-        raise ValueError("expected a model with a linear layer, whose input are the features, got one without")
-    return layers[-1]
-
-
-@contextmanager
-def inputs_of(layer: nn.Module) -> Generator[list[Tensor], None, None]:
-    """What goes into `layer` inside the block, call by call."""
-    seen: list[Tensor] = []
-    handle = layer.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
-    try:
-        yield seen
-    finally:
-        handle.remove()
 
 
 def logits(model: nn.Module, data: Rows) -> Tensor:
@@ -61,17 +40,6 @@ def outputs(model: nn.Module, data: Rows) -> int:
 def losses(model: nn.Module, data: Rows) -> Tensor:
     """The cross-entropy of every row, evaluating: `(N,)`, on the CPU."""
     return F.cross_entropy(logits(model, data), data[1].cpu(), reduction="none")
-
-
-def features(model: nn.Module, data: Rows) -> Tensor:
-    """The input of the last linear layer for every row, evaluating: `(N, D)`, on the CPU."""
-    out: list[Tensor] = []
-    with torch.no_grad(), frozen(model), inputs_of(last_linear(model)) as seen:
-        for x, _ in batches(data, BATCH):
-            model(x.to(where(model)))
-            out.append(seen.pop().flatten(1).cpu())
-            seen.clear()
-    return torch.cat(out)
 
 
 def accuracy(model: nn.Module, data: Rows) -> float:

@@ -95,6 +95,30 @@ def security_curve(
     )
 
 
+def exchange(curves: Mapping[str, Curve], *, axis: str, of: str = "", name: str = "exchange") -> Figure:
+    """What is bought and what it costs, as shares, against one knob on a logarithmic axis. SVG.
+
+    `curves` maps a label to the knob's values, above 0, and their estimates, `of` one thing where that is said.
+    """
+    canvas, axes = _canvas(WIDTH, 3.1)
+    for index, curve in enumerate(curves.values()):
+        _line(axes, curve, (SERIES[index % len(SERIES)], MARKERS[index % len(MARKERS)], DASHES[index % len(DASHES)]))
+    axes.set_xscale("log")
+    marked = sorted({at for values, _ in curves.values() for at in values})
+    if len(marked) <= 6:
+        axes.set_xticks(marked)
+    axes.xaxis.set_major_formatter(FuncFormatter(_plain_tick))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_ylim(-0.02, 1.03)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.set_xlabel(shown(axis), parse_math=False)
+    axes.set_ylabel(shown(of), parse_math=False)
+    _legend(axes, list(curves))
+    said = " ".join(_curve_in_words(label, curve) for label, curve in curves.items())
+    caption = f"{of or ' and '.join(curves)} against {axis}. Bands are the intervals of the estimates."
+    return Figure(name, caption[:1].upper() + caption[1:], f"Line chart against {axis}. {said}", svg=_svg(canvas))
+
+
 def bars(estimates: Mapping[str, Estimate], *, axis: str = "rows answered correctly", name: str = "bars") -> Figure:
     """One bar for each estimate with its interval as a whisker: per attack, or before and after a defence. SVG."""
     canvas, axes = _canvas(WIDTH, 0.75 + 0.36 * max(len(estimates), 1), grid="x")
