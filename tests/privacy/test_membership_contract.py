@@ -1,4 +1,4 @@
-"""What every method of the area promises, over whatever the file tree holds: a new method is covered by being there."""
+"""What every inference of membership promises, over whatever the file tree holds: a new one is held to it too."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from buckler.method import describe, held
 from buckler.privacy._farm import farm, halves
 from buckler.privacy._shadows import Shadows
 
-METHODS = [card.path for card in cards("privacy")]
+METHODS = [card.path for card in cards("privacy") if card.kind == "infer"]
 LESS = {"queries": 12, "epochs": 4}
 World = tuple[nn.Module, Tensor, Tensor, Tensor, Shadows]
 
@@ -84,4 +84,3 @@ def test_a_row_s_score_does_not_depend_on_its_place(path: str, world: World) -> 
 def test_every_method_is_here() -> None:
     expected = {"entropy", "label_only", "lira", "loss_threshold", "quantile", "rmia", "shadow"}
     assert expected <= {path.partition("/")[2] for path in METHODS}
-    assert all(card.kind == "infer" for card in cards("privacy"))

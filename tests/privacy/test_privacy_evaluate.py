@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from buckler.kinds import Membership
 from buckler.privacy._game import Game
 from buckler.privacy._measure import CONTROL, null, ranked, threshold
-from buckler.privacy.evaluate import OWN, RETRAINED, evaluate
+from buckler.privacy._membership import OWN, RETRAINED
+from buckler.privacy.evaluate import evaluate
 from buckler.privacy.lira import lira
 from buckler.privacy.loss_threshold import loss_threshold
 from buckler.privacy.rmia import rmia

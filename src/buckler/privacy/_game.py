@@ -8,9 +8,7 @@ rest by nothing but chance; shadow models are trained on other halves of the sam
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -18,29 +16,13 @@ from torch import Tensor, nn
 from buckler.data import Data, Rows, as_tensors, batches, count, drawn, raw
 from buckler.dice import fingerprint_rows
 from buckler.privacy._farm import Lesson, Training, farm, halves, learnt
+from buckler.privacy._setting import Setting
 from buckler.privacy._shadows import Shadows
 from buckler.subject import Subject
-from buckler.target import Meter, Oracle
+from buckler.target import Oracle
 
 LEAST = 20
 """The fewest rows on a side that are worth asking about, or training a control on."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What one evaluation was asked for."""
-
-    subject: Subject
-    rows: int
-    models: int
-    views: int
-    train_rows: int
-    epochs: float
-    seed: int
-    keep: Path | None
-    device: torch.device
-    meter: Meter
-    tick: Callable[[float], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,18 +51,18 @@ def training_of(subject: Subject, epochs: float) -> Training | None:
     return None if subject.net is None else Lesson(subject.net, epochs)
 
 
-def of_the_model(asked: Asked, *, public: bool) -> Game:
+def of_the_model(setting: Setting, *, public: bool) -> Game:
     """Training rows against test rows, of the subject's own model; with `public`, half of the test rows are that.
 
     A `ValueError` where too few rows are left on either side.
     """
-    subject, train = asked.subject, _train(asked.subject)
+    subject, train = setting.subject, _train(setting.subject)
     test = _not_in(subject, train)
     overlap = count(subject.test) - len(test)
     known = test[len(test) // 2 :] if public else test[:0]
-    outside = test[: len(test) - len(known)][: asked.rows // 2]
-    spared = 0 if training_of(subject, asked.epochs) is None else count(train) // 2  # for the control to learn from
-    inside = drawn(train, min(asked.rows // 2, count(train) - spared), asked.seed)
+    outside = test[: len(test) - len(known)][: setting.rows // 2]
+    spared = 0 if training_of(subject, setting.epochs) is None else count(train) // 2  # for the control to learn from
+    inside = drawn(train, min(setting.rows // 2, count(train) - spared), setting.seed)
     if min(len(outside), len(inside)) < LEAST:
         raise ValueError(
             f"expected {LEAST} training rows and test rows or more to compare, got {len(inside)} and {len(outside)}"
@@ -98,52 +80,53 @@ def of_the_model(asked: Asked, *, public: bool) -> Game:
         y=torch.cat([b, d]),
         member=member,
         places=places,
-        control=_control(asked, others.nonzero().squeeze(1)),
+        control=_control(setting, others.nonzero().squeeze(1)),
         public=as_tensors(subject.test, known) if len(known) else None,
         overlap=overlap,
     )
 
 
-def of_the_training(asked: Asked) -> Game:
-    """A target trained on half of the training rows, and shadows on other halves of the same.
+def of_the_training(setting: Setting, training: Training | None = None, *, control: bool = True) -> Game:
+    """A target trained on half of the training rows, and shadows on other halves of the same: by `training`, or as the
+    subject is trained. Without a `control` none is trained.
 
     A `ValueError` for too few rows, or where nothing can be trained.
     """
-    training, train = training_of(asked.subject, asked.epochs), _train(asked.subject)
+    training, train = training or training_of(setting.subject, setting.epochs), _train(setting.subject)
     if training is None:
         raise TypeError("expected a recipe or a net")
-    pool = drawn(train, asked.train_rows, asked.seed)
+    pool = drawn(train, setting.train_rows, setting.seed)
     pool = pool[: len(pool) // 2 * 2]
     if len(pool) < 2 * LEAST:
         raise ValueError(f"expected {2 * LEAST} training rows or more for shadows on halves of them, got {len(pool)}")
     data = raw(train, pool)
-    step = 1 / (asked.models + 2)
+    step = 1 / (setting.models + 2)
 
     def alone(offset: int) -> tuple[nn.Module, Tensor]:
-        inside = halves(len(pool), 2, asked.seed + offset)[0]
+        inside = halves(len(pool), 2, setting.seed + offset)[0]
         rows = inside.nonzero().squeeze(1)
         own = data[0][rows], data[1][rows]
-        made = learnt(training, own, seed=asked.seed, start=asked.seed + offset, device=asked.device)
-        asked.meter.watch(made)
+        made = learnt(training, own, seed=setting.seed, start=setting.seed + offset, device=setting.device)
+        setting.meter.watch(made)
         return made, inside
 
     target, member = alone(1)
-    asked.tick(step)
-    control, _ = alone(2)
-    asked.tick(2 * step)
+    setting.told(step)
+    other = alone(2)[0] if control else None
+    setting.told(2 * step)
     shadows = farm(
         training,
         data,
-        halves(len(pool), asked.models, asked.seed + 3),
-        asked=asked.views,
-        keep=asked.keep,
-        device=asked.device,
-        seed=asked.seed + 3,
-        tick=lambda done: asked.tick(2 * step + done * (1 - 3 * step)),
+        halves(len(pool), setting.models, setting.seed + 3),
+        asked=setting.views,
+        keep=setting.keep,
+        device=setting.device,
+        seed=setting.seed + 3,
+        tick=lambda done: setting.told(2 * step + done * (1 - 3 * step)),
     )
-    shown = drawn((pool, pool), asked.rows, asked.seed)
+    shown = drawn((pool, pool), setting.rows, setting.seed)
     x, y = as_tensors(data, shown)
-    return Game(target, x, y, member[shown], pool[shown], control, shadows.rows(shown))
+    return Game(target, x, y, member[shown], pool[shown], other, shadows.rows(shown))
 
 
 def _train(subject: Subject) -> Data:
@@ -152,15 +135,15 @@ def _train(subject: Subject) -> Data:
     return subject.train
 
 
-def _control(asked: Asked, rows: Tensor) -> nn.Module | None:
+def _control(setting: Setting, rows: Tensor) -> nn.Module | None:
     """A model that learnt from other training rows than the members: it knows neither side."""
-    training = training_of(asked.subject, asked.epochs)
+    training = training_of(setting.subject, setting.epochs)
     if training is None or len(rows) < LEAST:
         return None
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(asked.seed))[: asked.train_rows]
-    own = raw(_train(asked.subject), rows[order].sort().values)
-    made = learnt(training, own, seed=asked.seed, start=asked.seed, device=asked.device)
-    asked.meter.watch(made)
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(setting.seed))[: setting.train_rows]
+    own = raw(_train(setting.subject), rows[order].sort().values)
+    made = learnt(training, own, seed=setting.seed, start=setting.seed, device=setting.device)
+    setting.meter.watch(made)
     return made
 
 

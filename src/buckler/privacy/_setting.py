@@ -1,0 +1,63 @@
+"""What one evaluation works with: what it was asked for, the blank trial that it fills in, and knobs left open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from buckler.data import batches
+from buckler.method import Described, Method, left_open
+from buckler.subject import Subject
+from buckler.target import Meter
+from buckler.threat import Threat
+from buckler.trial import Trial, identity
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What one evaluation was asked for."""
+
+    method: Method
+    described: Described
+    subject: Subject
+    rows: int
+    models: int
+    views: int
+    train_rows: int
+    epochs: float
+    defence: Method | None
+    """The defence by training that an audit is of; None is the plain loop."""
+    seed: int
+    keep: Path | None
+    device: torch.device
+    meter: Meter
+    told: Callable[[float], None]
+    """Takes the share of the evaluation that is done."""
+
+    def left_open(self, *filled: str) -> set[str]:
+        """Those of the knobs `filled`, by an evaluation, that the method asks for and is not configured with."""
+        return left_open(self.method, *filled)
+
+    def blank(self, threat: Threat, asked: dict[str, object]) -> Trial:
+        """A trial with nothing in it yet: `asked` is what the evaluation was asked beside the method's own knobs."""
+        if self.left_open("seed"):
+            asked = {**asked, "seed": self.seed}
+        subject = self.subject
+        return Trial(
+            method=self.described.path,
+            kind=self.described.kind,
+            params={**self.described.params, **asked},
+            threat=threat,
+            subject=identity(subject.name, subject.model, batches(subject.test, 256)),
+            seed=self.seed,
+            status="skipped",
+            source=self.described.source,
+        )
+
+
+def skipped(blank: Trial, reason: str) -> Trial:
+    """The trial of a method that the subject does not admit."""
+    return replace(blank, status="skipped", reason=reason)
