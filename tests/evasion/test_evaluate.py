@@ -21,12 +21,12 @@ from buckler.evasion.fgsm_rs import fgsm_rs
 from buckler.evasion.gradient_norm import gradient_norm
 from buckler.evasion.pgd import pgd
 from buckler.evasion.square import square
-from buckler.evasion.substitute import substitute
 from buckler.findings import rules
 from buckler.kinds import ABSTAIN, Certificate, Copy, Defended, Perturbed
 from buckler.nets import LinearModel
 from buckler.subject import Subject
 from buckler.target import LabelOracle, Oracle
+from buckler.theft.jbda import jbda
 from buckler.threat import Ball
 from buckler.trial import Trial
 
@@ -283,7 +283,7 @@ def test_answers_alone_admit_what_needs_no_weights() -> None:
 def test_transfer_runs_on_a_surrogate_and_is_judged_on_the_target() -> None:
     x, _ = _rows(200)
     subject = _subject(Oracle(_linear(), "labels"), train=(x, _linear()(x).argmax(1)))
-    maker = partial(substitute, net=lambda: nn.Sequential(nn.Flatten(), nn.Linear(25, 3)))
+    maker = partial(jbda, net=lambda: nn.Sequential(nn.Flatten(), nn.Linear(25, 3)))
     trial = _run(FAST, subject, ball="linf:0.15", through=maker)
     assert trial.status == "ok"
     assert trial.estimates["robust_accuracy"].value < 0.6

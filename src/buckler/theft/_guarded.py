@@ -1,0 +1,120 @@
+"""A guard on the answers, by what a thief makes of them with and without it, and by what it costs who is honest.
+
+Three copies are made with one budget: of the model's scores, of the guarded scores, and, by a thief who expects the
+guard, of guarded labels alone, which most guards leave as they are. All are compared with the model's own labels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from buckler import stats
+from buckler.catalog import find
+from buckler.method import Method, left_open, plain
+from buckler.target import Oracle, frozen
+from buckler.theft._door import Asked, door, shown_to
+from buckler.theft._scene import Scene, enough, labels, robbed, scene
+from buckler.theft._setting import Setting
+from buckler.theft._stolen import compared, estimated, threat_of
+from buckler.trial import Check, Cost, Trial
+
+HARMLESS = "the guard costs honest users no accuracy"
+
+
+def guarded(setting: Setting) -> Trial:
+    """Copies through the guard and around it; see `evaluate.evaluate`."""
+    subject, thief = setting.subject, setting.attack or find("theft/knockoff")
+    reveals, budget = shown_to("scores", setting.reveals, subject.model), max(setting.queries)
+    blank = setting.blank(
+        threat_of(setting, thief, reveals),
+        {
+            "rows": setting.rows,
+            "queries": [budget],
+            "reveals": reveals,
+            "pool": setting.pool,
+            "attack": plain(thief),
+            "train_rows": setting.train_rows,
+        },
+    )
+    if reveals == "labels":
+        return replace(blank, reason=f"{setting.described.path} changes scores, and only labels are revealed")
+    if reason := enough(setting):
+        return replace(blank, reason=reason)
+    seen = scene(setting)
+    model = subject.model if isinstance(subject.model, nn.Module) else Asked(subject.model)
+    given = {"net": subject.net, "seed": setting.seed}
+    guard = setting.method(model, **{name: given[name] for name in left_open(setting.method, *given)})
+    victim = labels(model, seen.x)
+    evidence: dict[str, Tensor] = _honest(model, guard, seen.x, seen.y)
+    doors = {
+        "": door(guard, reveals, budget),
+        "_undefended": door(model, reveals, budget),
+        "_adaptive": door(guard, "labels", budget),
+    }
+    for index, (name, oracle) in enumerate(doors.items()):
+        copy = robbed(setting, thief, oracle, seen) if name != "_adaptive" else _by_labels(setting, thief, oracle, seen)
+        evidence |= compared(copy, seen, victim, name)
+        setting.told((index + 1) / len(doors))
+    before = evidence["agreed_undefended"].to(torch.int8)
+    evidence["change"] = evidence["agreed"].to(torch.int8) - before
+    evidence["adaptive_change"] = evidence["agreed_adaptive"].to(torch.int8) - before
+    asked = sum(oracle.asked for oracle in doors.values())
+    return replace(
+        blank,
+        status="ok",
+        checks=(_harmless(evidence),),
+        estimates={
+            "guarded_accuracy": stats.share(evidence["correct"], "correct"),
+            **estimated(evidence),
+            **estimated(evidence, "_undefended"),
+            **estimated(evidence, "_adaptive"),
+            "fidelity_change": stats.difference(evidence["change"], "change"),
+            "adaptive_fidelity_change": stats.difference(evidence["adaptive_change"], "adaptive_change"),
+            "unguarded_accuracy": stats.share(evidence["unguarded_correct"], "unguarded_correct"),
+            "accuracy_change": stats.difference(evidence["correct_change"], "correct_change"),
+            "labels_kept": stats.share(evidence["label_kept"], "label_kept"),
+            "scores_moved": stats.mean(evidence["moved"], "moved"),
+            "brier": stats.mean(evidence["brier"], "brier"),
+            "unguarded_brier": stats.mean(evidence["unguarded_brier"], "unguarded_brier"),
+        },
+        evidence=evidence,
+        cost=Cost(queries=asked),
+    )
+
+
+def _by_labels(setting: Setting, thief: Method, oracle: Oracle, seen: Scene) -> nn.Module:
+    """What the thief makes of labels alone, or Copycat in its place where it cannot do without scores."""
+    try:
+        return robbed(setting, thief, oracle, seen)
+    except ValueError:
+        return robbed(setting, find("theft/copycat"), oracle, seen)
+
+
+def _honest(model: nn.Module, guard: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """What the guard changes for honest users: labels, scores by their l1 distance, and Brier's score of them."""
+    with frozen(model), frozen(guard):
+        before, after = (Oracle(one, "scores")(x) for one in (model, guard))
+    if before.shape != after.shape or not bool(after.isfinite().all()):
+        raise ValueError(f"expected finite scores {tuple(before.shape)} of a guarded model, got {tuple(after.shape)}")
+    truth = F.one_hot(y, before.shape[1]).to(before)
+    right, unguarded = after.argmax(1) == y, before.argmax(1) == y
+    return {
+        "correct": right,
+        "unguarded_correct": unguarded,
+        "correct_change": right.to(torch.int8) - unguarded.to(torch.int8),
+        "label_kept": after.argmax(1) == before.argmax(1),
+        "moved": (after - before).abs().sum(1),
+        "brier": (after - truth).square().sum(1),
+        "unguarded_brier": (before - truth).square().sum(1),
+    }
+
+
+def _harmless(evidence: dict[str, Tensor]) -> Check:
+    lost = stats.difference(evidence["correct_change"], "correct_change")
+    kept = float(evidence["label_kept"].float().mean())
+    says = f"{kept:.1%} of labels are kept; accuracy changes by {100 * lost.value:+.1f} points."
+    return Check(HARMLESS, lost.high >= 0, says, lost.value)
