@@ -158,8 +158,11 @@ def test_what_a_defence_buys_and_costs_is_said_with_its_promise() -> None:
     verdicts = judge(trials, {}, TABLE, COMMAND)
     (finding,) = verdicts.findings
     assert (finding.id, finding.severity) == ("privacy/defences", Severity.info)
-    assert finding.claim.startswith("With dp sgd (epsilon 1.0) accuracy is")
-    assert "epsilon 8 at delta 1e-05 allows" in finding.claim
+    least, more = (trials[i].estimates for i in (1, 0))
+    assert f"with dp sgd (epsilon 1.0) {least['accuracy'].value:.1%} and {least['auc'].value:.2f}; " in finding.claim
+    assert f"with dp sgd (epsilon 8.0) {more['accuracy'].value:.1%}" in finding.claim
+    assert "epsilon is promised" in finding.claim
+    assert finding.estimates["accuracy, dp sgd (epsilon 8.0)"] == more["accuracy"]
     assert "--epsilon 1.0" in finding.reproduce
     assert [figure.name for figure in finding.figures] == ["dp-sgd-epsilon", "defences-accuracy", "defences-auc"]
     for number in ("1", "8"):

@@ -86,7 +86,7 @@ def _of_shares(trials: Sequence[Trial], table: Mapping[str, Rule], command: str)
     shares = cast("Sequence[float]", worst.params["shares"])
     chance = 1 / len(shares)
     state, level = state_of(effect.low > chance, severity(rule, effect, table))
-    said = " or ".join(f"{share:.0%}" for share in shares)
+    said = _in_words(worst)
     name = "shares told"
     found = Finding(
         id="privacy/property",
@@ -111,7 +111,11 @@ def _of_shares(trials: Sequence[Trial], table: Mapping[str, Rule], command: str)
 def _named(trials: Sequence[Trial], name: str, worst: Trial) -> dict[str, Estimate]:
     """What each trial found, the worst first, named by what it asked."""
     order = [worst, *(t for t in trials if t is not worst)]
-    return {f"{name}, class {t.params['label']} at {t.params['shares']}": t.estimates["right"] for t in order}
+    return {f"{name}, class {t.params['label']} at {_in_words(t)}": t.estimates["right"] for t in order}
+
+
+def _in_words(trial: Trial) -> str:
+    return " or ".join(f"{share:.0%}" for share in cast("Sequence[float]", trial.params["shares"]))
 
 
 def state_of(above: bool, level: Severity) -> tuple[State, Severity]:

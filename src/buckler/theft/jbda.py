@@ -53,8 +53,9 @@ def jbda(
     oracle's domain, without labels. Each round but the last adds one point per input held, a step of `step` along the
     sign of the gradient of the probability of a label: the oracle's, and then the step changes sign every `turn` rounds
     (0: never), or another one at `random`. After `full` rounds only `keep` points, drawn by chance, are added per
-    round. Each round trains for `epochs`. `net` builds an untrained model with logits for the oracle's labels. Returns that model, evaluating. Where the oracle's budget ends,
-    training ends with what was answered. A `ValueError` for an empty `pool`, no rounds and no points.
+    round. Each round trains for `epochs`. `net` builds an untrained model with logits for the oracle's labels. Returns
+    that model, evaluating. Where the oracle's budget ends, training ends with what was answered. A `ValueError` for an
+    empty `pool`, no rounds and no points.
     """
     if rounds < 1 or keep < 1 or (start is not None and start < 1):
         raise ValueError(f"expected at least 1 round, 1 point kept and 1 to start, got {rounds}, {keep} and {start}")
