@@ -138,7 +138,7 @@ def test_a_guard_is_credited_with_what_the_better_thief_is_left_with() -> None:
     assert second.estimates["agreement of the better thief"].value == 0.6
     assert first.remedy_methods == ("theft/rounding",)
     assert first.remedied["agreement"].value == 0.6
-    assert "who learns from labels alone, to 60.0%" in first.remedy
+    assert "with theft/rounding, 60.0% by labels alone" in first.remedy
 
 
 def test_a_guard_that_only_fools_the_naive_or_spoils_answers_is_no_remedy() -> None:

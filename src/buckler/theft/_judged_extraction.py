@@ -151,14 +151,15 @@ def _left(guard: Trial) -> tuple[Estimate, Estimate, str]:
     return max(naive, adaptive, key=lambda thief: thief[0].value)
 
 
-def _did(guard: Trial) -> str:
-    e, (left, _, means) = guard.estimates, _left(guard)
-    return (
-        f"{_named(guard)} takes a thief who learns from its scores from {e['fidelity_undefended'].value:.1%} to "
-        f"{e['fidelity'].value:.1%} agreement, and the better of two thieves, who learns from {means}, to "
-        f"{left.value:.1%}; accuracy changes by {100 * e['accuracy_change'].value:+.1f} points, and "
-        f"scores by {e['scores_moved'].value:.2f} in l1."
-    )
+def _did(guards: Sequence[Trial]) -> str:
+    plain = guards[0].estimates["fidelity_undefended"].value
+    each = [
+        f"with {_named(guard)}, {_left(guard)[0].value:.1%} by {_left(guard)[2]} "
+        f"(accuracy {100 * guard.estimates['accuracy_change'].value:+.1f} points)"
+        for guard in guards
+    ]
+    head = f"Of two thieves, one on scores and one on labels alone, the better agrees on {plain:.1%} of rows"
+    return f"{'; '.join([head, *each])}."
 
 
 def _harms(guard: Trial) -> bool:
@@ -175,7 +176,7 @@ def _remedy(guards: Sequence[Trial]) -> tuple[str, tuple[str, ...], dict[str, Es
     if helped:
         best = min(helped, key=lambda g: _left(g)[0].value)
         left, change, _ = _left(best)
-        return f"{_did(best)} {limits}", (best.method,), {"agreement": left, "change of agreement": change}
+        return f"{_did([best])} {limits}", (best.method,), {"agreement": left, "change of agreement": change}
     if guards:
         names = ", ".join(dict.fromkeys(_named(g) for g in guards))
         return f"No guard that was tried held off a thief who expects it, without harm: {names}. {limits}", (), {}
@@ -194,7 +195,7 @@ def _guards(guards: Sequence[Trial], command: str) -> Finding:
         id="theft/guards",
         title="Guards tried against a thief",
         state="found",
-        claim=" ".join(_did(guard) for guard in guards),
+        claim=_did(guards),
         cell=QUERIES,
         estimates={
             "agreement of the better thief": _left(shown)[0],

@@ -44,7 +44,7 @@ def _finding(trials: Sequence[Trial], table: Mapping[str, Rule], command: str) -
     found = Finding(
         id=f"theft/ownership/{name.replace('_', '-')}",
         title=f"Whether a stolen model is shown to be the owner's by {name.replace('_', ' ')}",
-        state="found" if wrong else "clear",
+        state="found",
         severity=severity(RULE, effect, table) if wrong else Severity.info,
         because=because(RULE, effect, table, of="independent models claimed") if wrong else "",
         claim=" ".join(_claim(trial) for trial in trials),
