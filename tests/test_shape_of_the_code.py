@@ -34,7 +34,7 @@ LAYERS = (
     {"kinds", "train", "trial"},
     {"method", "combine", "contract", "findings"},
     {"imported"},
-    {"subject", "compare", "judging"},
+    {"subject", "compare", "judging", "evaluation"},
     {"report"},
     {"AREA"},
     {"plan"},

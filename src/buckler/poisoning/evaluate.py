@@ -16,8 +16,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from buckler import stats
 from buckler.data import Data, Poisoned, Rows, as_tensors, batches, count, drawn, raw
+from buckler.evaluation import spent
 from buckler.method import Described, Method, describe, plain
 from buckler.poisoning._look import logits
 from buckler.poisoning._runs import RUNS
@@ -25,7 +25,7 @@ from buckler.poisoning._setting import Setting, attacked, left_open
 from buckler.subject import Subject
 from buckler.target import Oracle, metered
 from buckler.threat import Share, Threat
-from buckler.trial import Cost, Trial, identity, peak_bytes
+from buckler.trial import Trial, identity
 
 
 def evaluate(
@@ -86,7 +86,7 @@ def evaluate(
     data = None if _on_its_own(described, attack) else subject.train
     places = torch.arange(0) if data is None else drawn(data, train_rows, seed)
     train = None if data is None else _training(data, places, test, subject.model)
-    device = _device(subject)
+    device = subject.device
     modules = (subject.model,) if isinstance(subject.model, nn.Module) else ()
     with torch.random.fork_rng([device] if device.type == "cuda" else []), metered(*modules) as meter:
         torch.manual_seed(seed)
@@ -109,10 +109,7 @@ def evaluate(
         touched = attacked(setting)
         if touched is not None:
             blank = replace(blank, threat=_with_covers(blank.threat, touched))
-        trial = RUNS[described.kind](blank, setting, touched)
-        spent = Cost(meter.forwards, meter.backwards, 0, meter.seconds, peak_bytes(device), meter.method_seconds)
-    kept = {name: stats.rows(tensor) for name, tensor in trial.evidence.items()}
-    return replace(trial, evidence=kept, cost=spent)
+        return spent(RUNS[described.kind](blank, setting, touched), meter, device)
 
 
 def _asked_for(described: Described, share: Share | None, attack: Method | None, many: dict[str, int]) -> None:
@@ -208,10 +205,3 @@ def _with_covers(threat: Threat, touched: Poisoned) -> Threat:
     """The threat with the rows that were touched beyond the share, as covers."""
     more = int(touched.rows.sum()) - int(touched.poison.sum())
     return replace(threat, within=f"{threat.within}, {more / len(touched.y):.1%} more as covers") if more else threat
-
-
-def _device(subject: Subject) -> torch.device:
-    if isinstance(subject.model, nn.Module):
-        for tensor in (*subject.model.parameters(), *subject.model.buffers()):
-            return tensor.device
-    return torch.device("cpu")

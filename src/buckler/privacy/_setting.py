@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
-from buckler.data import batches
+from buckler.evaluation import blank
 from buckler.method import Described, Method, left_open
 from buckler.subject import Subject
 from buckler.target import Meter
 from buckler.threat import Threat
-from buckler.trial import Trial, identity
+from buckler.trial import Trial
 
 
 @dataclass(frozen=True)
@@ -43,19 +43,7 @@ class Setting:
 
     def blank(self, threat: Threat, asked: dict[str, object]) -> Trial:
         """A trial with nothing in it yet: `asked` is what the evaluation was asked beside the method's own knobs."""
-        if self.left_open("seed"):
-            asked = {**asked, "seed": self.seed}
-        subject = self.subject
-        return Trial(
-            method=self.described.path,
-            kind=self.described.kind,
-            params={**self.described.params, **asked},
-            threat=threat,
-            subject=identity(subject.name, subject.model, batches(subject.test, 256)),
-            seed=self.seed,
-            status="skipped",
-            source=self.described.source,
-        )
+        return blank(self.method, self.described, self.subject, threat, asked, self.seed)
 
 
 def skipped(blank: Trial, reason: str) -> Trial:

@@ -6,19 +6,18 @@ What is done is said where it is done, for each kind of method: see `_runs`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import nn
 
-from buckler import stats
+from buckler.evaluation import spent
 from buckler.method import Method, describe
 from buckler.subject import Subject
 from buckler.target import metered
 from buckler.theft._runs import RUNS
 from buckler.theft._setting import Setting
-from buckler.trial import Cost, Trial, peak_bytes
+from buckler.trial import Trial
 
 
 def evaluate(
@@ -74,10 +73,4 @@ def evaluate(
             meter=meter,
             told=told,
         )
-        trial = RUNS[described.kind](setting)
-        spent = Cost(
-            meter.forwards, meter.backwards, trial.cost.queries, meter.seconds, peak_bytes(device), meter.method_seconds
-        )
-    if trial.status == "skipped":
-        return trial
-    return replace(trial, evidence={name: stats.rows(tensor) for name, tensor in trial.evidence.items()}, cost=spent)
+        return spent(RUNS[described.kind](setting), meter, device)
