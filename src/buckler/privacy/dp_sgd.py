@@ -10,8 +10,9 @@ Differs from the paper: the noise is found for the epsilon asked for, by the acc
 which is tighter than the paper's moments accountant; momentum, and a rate that rises and falls, which cost no privacy.
 
 Guarantees (epsilon, delta)-differential privacy of the weights for one row added or removed, in exact arithmetic, if
-nobody who is not to be trusted knows the seed: who knows it draws the same noise, and takes it off. Choosing between
-trainings by their results on the same rows is not accounted for, and neither is what a net learnt before.
+nobody who is not to be trusted knows the seed: who knows it draws the same noise, and takes it off. How many
+rows there are is taken to be public. Choosing between trainings by their results on the same rows is not accounted for,
+and neither is what a net learnt before.
 
 Tags: atlas:AML.T0024.000, nist-ai-100-2:NISTAML.033, owasp-ml:ML04.
 """

@@ -18,7 +18,8 @@ by virtual adversarial training), which would cost nothing. 250 teachers are the
 Guarantees (epsilon, delta)-differential privacy of the student for one row of `data` added or removed, in exact
 arithmetic, if nobody who is not to be trusted knows the seed or sees a teacher. The public rows are not protected: the
 student may remember them. They cannot be taken out of `data`, whose rows would then be shown to the student as they
-are. Choosing between trainings by their results on the same rows is not accounted for.
+are. How many rows `data` has is taken to be public. Choosing between trainings by their results on the same rows is not
+accounted for.
 
 Tags: atlas:AML.T0024.000, nist-ai-100-2:NISTAML.033, owasp-ml:ML04.
 """
