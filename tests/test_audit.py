@@ -110,6 +110,50 @@ def test_an_audit_and_the_same_command_again(spec: dict[str, str], tmp_path: Pat
     assert verdict(rejudge(out)) == verdict(report)
 
 
+def test_what_an_oracle_answered_before_it_failed_is_not_asked_again(spec: dict[str, str], tmp_path: Path) -> None:
+    folder = Path(spec["file"]).parent
+    bill, fault = folder / "bill", folder / "fault"
+    (folder / "services.py").write_text(
+        "from pathlib import Path\nfrom buckler.target import Oracle\n"
+        "from nets_of_the_audit_test import rows\n"
+        f"bill, fault = Path({str(bill)!r}), Path({str(fault)!r})\n"
+        "def answer(x):\n"
+        "    if fault.exists() and len(bill.read_text()) > int(fault.read_text()):\n"
+        "        raise RuntimeError('out of credit')\n"
+        "    bill.write_text(bill.read_text() + '.' * len(x))\n"
+        "    return x.flatten(1)[:, :3].softmax(1)\n"
+        "def service():\n    return Oracle(answer, batch=8)\n"
+    )
+    (folder / "buckler.toml").write_text(
+        '[subject]\nname = "service"\nmodel = "services:service"\ntest = "nets_of_the_audit_test:rows"\n'
+    )
+    plan = 'title = "small"\nrows = 12\n[limits]\nlinf = 0.1\n[[trial]]\nmethod = "evasion/square"\nball = "linf"\n'
+    (folder / "plan.toml").write_text(plan + "queries = 40\n")
+
+    def run(name: str) -> tuple[int, str]:
+        bill.write_text("")
+        status = audit(spec, _plan(spec), tmp_path / name).trials[0]["status"]
+        return len(bill.read_text()), status
+
+    whole, status = run("whole")
+    assert status == "ok"
+    before, _ = run("whole")  # what every audit asks before its trials
+    fault.write_text(str((whole + before) // 2))
+    half, status = run("broken")
+    assert (status, list((tmp_path / "broken" / "trials").glob(".*.answers")) == []) == ("failed", False)
+    fault.unlink()
+    rest, status = run("broken")
+    assert status == "ok"
+    assert before < half < whole
+    assert half + rest == whole + before
+    assert list((tmp_path / "broken" / "trials").glob(".*.answers")) == []
+    one, other = (
+        load(next(f for f in (tmp_path / n / "trials").iterdir() if f.name[0] != ".")) for n in ("whole", "broken")
+    )
+    assert one.estimates == other.estimates
+    assert one.cost.queries == other.cost.queries
+
+
 def test_the_numbers_are_those_of_the_closed_form(spec: dict[str, str], tmp_path: Path) -> None:
     report = audit(spec, _plan(spec), tmp_path / "run")
     subject = audits._subject(json.dumps(spec, sort_keys=True), "auto")
@@ -323,6 +367,19 @@ def test_other_code_or_other_lessons_are_another_trial(spec: dict[str, str], mon
     prints._code.cache_clear()
     assert not set(prints.fingerprints(todo, subject, {"model": "m"})) & set(first)
     prints._code.cache_clear()
+
+
+def test_code_that_an_area_finds_in_another_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in (("prints.py", ""), ("a/one.py", 'thief = find("b/two")'), ("b/two.py", ""), ("c/three.py", "")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(prints, "__file__", str(tmp_path / "prints.py"))
+    code = prints._code.__wrapped__
+    first = code("a")
+    (tmp_path / "c" / "three.py").write_text("x = 1")
+    assert code("a") == first
+    (tmp_path / "b" / "two.py").write_text("x = 1")
+    assert code("a") != first
 
 
 class _Relu(nn.Flatten):

@@ -35,9 +35,11 @@ from buckler.imported import in_a_line
 from buckler.method import describe
 from buckler.plan import Job
 from buckler.prints import fingerprints, lessons
+from buckler.replay import replayed
 from buckler.report.render import render
 from buckler.runs import BadRun, begin, finished, read
 from buckler.subject import Subject, from_spec
+from buckler.target import Oracle
 from buckler.threat import Threat
 from buckler.trial import Cost, Trial, identity, load, save, versions
 
@@ -224,7 +226,8 @@ def _fan_out(
 def run_trial(request: dict[str, Any], index: int, print_: str, out: str, threads: int, deadline: float | None) -> int:
     """Run one trial of a plan and save it: what a worker does. Returns `index + 1`, or 0 if it was too late to start.
 
-    A method that raises makes a `failed` trial, with its error as the reason.
+    A method that raises makes a `failed` trial, with its error as the reason. What an oracle answered to a trial that
+    did not come to its end is kept, and not asked again when it is run again.
     """
     if deadline is not None and time.time() > deadline:
         return 0
@@ -235,6 +238,9 @@ def run_trial(request: dict[str, Any], index: int, print_: str, out: str, thread
     job = plans.jobs(plan, _limits(subject), seed=request["seed"], rows=request["rows"])[index]
     told = [0.0]
     note = Path(out) / "trials" / f".{print_}.progress"
+    paid = note.with_suffix(".answers")
+    if isinstance(subject.model, Oracle):
+        subject = replace(subject, model=replayed(subject.model, paid))
 
     def tick(share: float, forwards: int) -> None:
         if time.monotonic() - told[0] > 0.3:
@@ -260,6 +266,8 @@ def run_trial(request: dict[str, Any], index: int, print_: str, out: str, thread
         raise BadRun(
             f"cannot write a trial to {out} ({error.strerror or error}): free some room and run the same command again"
         ) from None
+    if trial.status != "failed":
+        paid.unlink(missing_ok=True)
     return index + 1
 
 

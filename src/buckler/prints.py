@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import re
 from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
@@ -46,11 +47,21 @@ def _fingerprint(job: Job, subject: dict[str, object], lessons: str) -> str:
 
 @cache
 def _code(area: str) -> str:
-    """Of the core's modules and the area's, helpers included: any of them may decide what a trial comes to."""
-    root, digest = Path(__file__).parent, hashlib.sha256()
-    for file in (*sorted(root.glob("*.py")), *sorted((root / area).glob("*.py"))):
-        digest.update(f"{file.relative_to(root)}|".encode() + file.read_bytes())
+    """Of the core's modules and the area's, helpers included, and of other areas whose methods it finds by their names:
+    any of them may decide what a trial comes to."""
+    digest = hashlib.sha256()
+    own = b"".join(_held("").values()) + b"".join(_held(area).values())
+    found = {name.decode() for name in re.findall(rb'\bfind\("(\w+)/', own)}
+    for name in ("", *sorted({area, *found})):
+        for path, content in _held(name).items():
+            digest.update(f"{path}|".encode() + content)
     return digest.hexdigest()[:16]
+
+
+def _held(area: str) -> dict[str, bytes]:
+    """The modules of an area, or of the core, by their paths."""
+    root = Path(__file__).parent
+    return {str(file.relative_to(root)): file.read_bytes() for file in sorted((root / area).glob("*.py"))}
 
 
 def lessons(subject: Subject) -> str:

@@ -44,7 +44,7 @@ class Oracle:
         budget: int | None = None,
         batch: int = 1024,
     ) -> None:
-        self._answer, self.budget, self._batch = answer, budget, batch
+        self._answer, self.budget, self.batch = answer, budget, batch
         self.reveals: Reveals = reveals
         self.asked = 0
 
@@ -53,7 +53,7 @@ class Oracle:
             raise QueryBudgetExceeded(f"expected at most {self.budget} queries, got {self.asked + len(x)}")
         self.asked += len(x)
         with torch.no_grad():
-            answers = [self._shown(self._answer(part)) for part in x.detach().split(self._batch)]
+            answers = [self._shown(self._answer(part)) for part in x.detach().split(self.batch)]
         return answers[0] if len(answers) == 1 else torch.cat(answers)
 
     def _shown(self, out: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ class Oracle:
 
     def narrowed(self, reveals: Reveals, budget: int | None = None) -> Oracle:
         """A door onto this one that shows less (`labels` of scores) within a budget of its own; both count."""
-        return Oracle(self, reveals, budget, self._batch)
+        return Oracle(self, reveals, budget, self.batch)
 
 
 LabelOracle = Annotated[Oracle, "labels"]

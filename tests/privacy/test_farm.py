@@ -6,12 +6,14 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import joblib
 import pytest
 import torch
 from membership_worlds import by_heart, net, noise, normed
 from torch import Tensor, nn
 
 from buckler.data import Rows
+from buckler.nets import SmallCNN
 from buckler.privacy import _farm
 from buckler.privacy._farm import Lesson, Stack, farm, halves, learnt, stackable
 from buckler.train import fit, started
@@ -58,6 +60,55 @@ def test_processes_make_the_same_models_as_one() -> None:
     data, held = noise(40), halves(40, 2)
     alone, apart = (farm(by_heart, data, held, engine=engine) for engine in ("sequential", "processes"))
     assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(alone.answers, apart.answers, strict=True))
+
+
+@pytest.mark.slow  # and Ray is no dependency
+def test_ray_makes_the_same_models_as_one() -> None:
+    ray = pytest.importorskip("ray")
+    pytest.importorskip("ray.util.joblib").register_ray()
+    ray.init(num_cpus=2, include_dashboard=False)
+    data, held = noise(40), halves(40, 4)
+    lesson = Lesson(partial(SmallCNN, side=6, width=2, classes=4), epochs=3, batch=16)
+    alone = farm(lesson, data, held, engine="sequential")
+    try:
+        with joblib.parallel_config(backend="ray"):
+            apart = farm(lesson, data, held, engine="processes", workers=2)
+    finally:
+        ray.shutdown()
+    assert all(torch.equal(one, other) for one, other in zip(alone.answers, apart.answers, strict=True))
+
+
+@pytest.mark.parametrize("quickest", ["sequential", "stacked", "processes"])
+def test_the_engine_that_takes_least_is_chosen(monkeypatch: pytest.MonkeyPatch, quickest: str) -> None:
+    """By the seconds a step takes for each model: of a stack, of one alone, of one beside another."""
+    seconds = {"sequential": 2.0, "stacked": 2.1, "processes": 5.0} | {quickest: 1.0}
+    names = {(4, 0): "stacked", (1, 0): "sequential", (1, 1): "processes"}
+    ran: list[str] = []
+
+    def step(_job: object, models: list[int], threads: int = 0) -> float:
+        return seconds[names[len(models), threads]] * (2 if threads else 1)  # two are at work
+
+    def rounds(_job: object, todo: list[int], engine: str, *_: object) -> list[tuple[list[int], list[torch.Tensor]]]:
+        ran.append(engine)
+        return [([model], [torch.full((8, 1, 2), float(model))]) for model in todo]
+
+    monkeypatch.setattr(_farm, "_step", step)
+    monkeypatch.setattr(_farm, "_rounds", rounds)
+    monkeypatch.setattr(_farm, "_apart", lambda _workers: lambda calls: [f(*asked) for f, asked, _ in calls])  # pyright: ignore
+    farm(Lesson(net, epochs=30, batch=1), noise(8), halves(8, 4), workers=2)
+    farm(Lesson(net, epochs=1, batch=8), noise(8), halves(8, 4), workers=2)  # 2 steps of 2.1 s at most: not looked into
+    assert ran == [quickest, "stacked"]
+
+
+@pytest.mark.parametrize("build", [net, normed])
+def test_a_farm_that_takes_long_finds_an_engine_that_works(
+    monkeypatch: pytest.MonkeyPatch, build: Callable[[], nn.Module]
+) -> None:
+    monkeypatch.setattr(_farm, "PATIENCE", 0.0)
+    data, held = noise(40), halves(40, 4)
+    lesson = Lesson(build, epochs=3, batch=16)
+    found, alone = (farm(lesson, data, held, engine=engine, workers=1) for engine in ("auto", "sequential"))
+    assert all(torch.allclose(one, other, atol=1e-3) for one, other in zip(found.answers, alone.answers, strict=True))
 
 
 def test_a_model_of_the_farm_is_what_a_plain_loop_makes_of_its_rows() -> None:

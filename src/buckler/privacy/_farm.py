@@ -3,10 +3,11 @@
 Models come in pairs: the one learns from a random half, the other from the rest, so that every row is held by exactly
 half of the models and every model holds exactly half of the rows. Three engines train them, and make the same models
 up to rounding: one after the other; stacked, where one step of one loop trains up to `STACK` models at once
-(`torch.func.stack_module_state` and `vmap`); and in processes with one thread each, for machines with cores to spare.
-Stacking saves the overhead of small operations: it is several times faster than a plain loop for small networks, and
-about as fast where convolutions are all the work (`benchmarks/privacy.py`). So it is what `auto` takes, unless the
-training is a function of the user's own, or the network cannot be stacked: these are trained one by one.
+(`torch.func.stack_module_state` and `vmap`); and in processes with one thread each, through joblib: on this machine, or
+wherever `joblib.parallel_config` says (Ray, Dask). Stacking saves the overhead of small operations and is several times
+faster than a plain loop for small networks; where convolutions are all the work, processes are (`benchmarks/privacy.py`
+has both). `auto` times a few steps of each and takes the fastest, but does not look further than a stack where that is
+done within `PATIENCE`. Networks that cannot be stacked, and trainings of the user's own, are trained one by one.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import copy
 import inspect
 import io
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +37,8 @@ from buckler.trial import fingerprint, fingerprint_model, fingerprint_tensors
 Engine = Literal["auto", "sequential", "stacked", "processes"]
 STACK = 16
 """How many models are trained in one stack: memory is theirs, however many there are in all."""
+PATIENCE = 20.0
+"""Seconds of training from which it pays to see whether something is faster than a stack."""
 Tick = Callable[[float], None]
 
 
@@ -71,7 +75,7 @@ def farm(
     *,
     asked: int = 1,
     engine: Engine = "auto",
-    workers: int = 2,
+    workers: int | None = None,
     keep: Path | None = None,
     device: torch.device | None = None,
     seed: int = 0,
@@ -81,17 +85,14 @@ def farm(
 
     `data` is `x` `(N, ...)`, float in [0, 1] or uint8, and `y` `(N,)`; each row is shown in `asked` views. With `keep`,
     a folder that belongs to one training and its data, answers are files in it, read from there when needed, and a
-    farm that was stopped goes on where it was: model by model, or stack by stack. Raises `ValueError` for a training
+    farm that was stopped goes on where it was: model by model, or stack by stack. `workers` are the most processes, as
+    many as torch has threads if it is not said. Raises `ValueError` for a training
     that does not return a model, whose model answers with what is not finite, or that ignores its rows.
     """
-    if isinstance(training, Lesson):
-        able = engine == "stacked" or (engine == "auto" and stackable(training.net, data[0]))
-    elif engine == "stacked":
+    if engine == "stacked" and not isinstance(training, Lesson):
         raise ValueError("expected a network to stack, got a training of the user's own: only it knows its steps")
-    else:
-        able = False
-    device = device or torch.device("cpu")
-    job = _Job(training, data, held, asked, device, seed)
+    job = _Job(training, data, held, asked, device or torch.device("cpu"), seed)
+    workers = workers or torch.get_num_threads()
     names = [_name(job, model) for model in range(len(held))] if keep is not None else []
     made: dict[int, Tensor] = {}
     for model, name in enumerate(names):
@@ -99,7 +100,8 @@ def farm(
         if answers is not None:
             made[model] = answers
     todo = [model for model in range(len(held)) if model not in made]
-    for models, answers in _rounds(job, todo, "stacked" if able else engine, workers, tick):
+    chosen = _quickest(job, todo, workers) if engine == "auto" else engine
+    for models, answers in _rounds(job, todo, chosen, workers, tick):
         for model, answer in zip(models, answers, strict=True):
             if not bool(answer.isfinite().all()):
                 raise ValueError(f"expected finite answers of shadow {model}, got NaN or infinity: lower the rate")
@@ -181,6 +183,48 @@ class _Job:
         return self.seed * 100_003 + model
 
 
+def _quickest(job: _Job, todo: list[int], workers: int) -> Engine:
+    """The engine for these models: a stack if that is soon done, else whichever took the least time for a few steps."""
+    lesson = job.training
+    if not isinstance(lesson, Lesson) or not todo or not stackable(lesson.net, job.data[0]):
+        return "sequential"
+    steps = lesson.epochs * float(job.held[todo].sum()) / lesson.batch
+    seconds = {"stacked": steps * _step(job, todo[:STACK])}
+    if seconds["stacked"] > PATIENCE:
+        seconds["sequential"] = steps * _step(job, todo[:1])
+        if workers > 1 and job.device.type == "cpu":
+            try:
+                at_once = _apart(workers)(joblib.delayed(_step)(job, todo[:1], 1) for _ in range(workers))
+                seconds["processes"] = steps * max(cast("list[float]", list(at_once))) / workers
+            except Exception:  # a network that another process cannot build, or a machine that has no processes to give
+                pass
+    return cast(Engine, min(seconds, key=seconds.__getitem__))
+
+
+def _step(job: _Job, models: Sequence[int], threads: int = 0, tries: int = 3) -> float:
+    """Seconds that a step of training takes for each of these models, stacked if there are several: the least found."""
+    if threads:
+        torch.set_num_threads(threads)
+    lesson = cast(Lesson, job.training)
+    nets = [train.started(lesson.net, model) for model in models]
+    several = len(nets) > 1
+    net = (Stack(nets) if several else nets[0]).to(job.device).train()
+    x = floats(job.data[0][: lesson.batch].to(job.device))
+    took: list[float] = []
+    for _ in range(tries):
+        began = time.perf_counter()
+        net(x.expand(len(nets), *x.shape) if several else x).square().mean().backward()
+        next(net.parameters()).sum().item()  # waits for the device
+        took.append(time.perf_counter() - began)
+    return min(took) / len(nets)
+
+
+def _apart(workers: int) -> joblib.Parallel:
+    """Calls in other processes: where `joblib.parallel_config` says, or on this machine."""
+    backend = cast("joblib.parallel.ParallelBackendBase", joblib.parallel.get_active_backend()[0])
+    return joblib.Parallel(n_jobs=workers, return_as="generator" if backend.supports_return_generator else "list")
+
+
 def _rounds(
     job: _Job, todo: list[int], engine: str, workers: int, tick: Tick | None
 ) -> Iterator[tuple[Sequence[int], Sequence[Tensor]]]:
@@ -194,8 +238,7 @@ def _rounds(
                 yield models, _stacked(job, models, tick, len(job.held))
     elif engine == "processes":
         calls = (joblib.delayed(_alone)(job, model, 1) for model in todo)
-        run = joblib.Parallel(n_jobs=workers, backend="loky", return_as="generator")
-        for model, answers in zip(todo, cast("Iterator[Tensor]", run(calls)), strict=True):
+        for model, answers in zip(todo, cast("Iterator[Tensor]", _apart(workers)(calls)), strict=True):
             yield [model], [answers]
     else:
         for model in todo:
