@@ -13,15 +13,11 @@ batches drawn beforehand. Each part is written to benchmarks/results/privacy.jso
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable
-from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+from _record import keep
 from buckler import stats
 from buckler.data import Rows, as_tensors, digits, fashion_mnist
 from buckler.nets import ResNet, SmallCNN
@@ -44,6 +41,7 @@ from buckler.target import Oracle
 from buckler.train import cross_entropy, fit, triangle
 
 RESULTS = Path(__file__).parent / "results" / "privacy.json"
+NOTE = "shared cores: ratios within a case count, not seconds"
 TARGETS, ROUNDS = 8, 3
 
 
@@ -129,7 +127,7 @@ def farms(shadows: int) -> dict[str, Any]:
         best = min(ENGINES, key=lambda engine: case[engine]["seconds"])
         case["best engine"], case["ratio"] = best, case["plain loop"]["seconds"] / case[best]["seconds"]
         found[name] = case
-        keep({"farm": found})
+        keep(RESULTS, {"farm": found}, NOTE)
     return found
 
 
@@ -231,29 +229,14 @@ def private(steps: int = 20, batch: int = 256) -> dict[str, Any]:
     return {"case": case, "seconds": found, "best mode": best, "ratio": found[best] / found["dp_sgd"]}
 
 
-def keep(part: dict[str, Any]) -> None:
-    record: dict[str, Any] = json.loads(RESULTS.read_text("utf8")) if RESULTS.exists() else {}
-    record["machine"] = {
-        "cores": os.cpu_count(),
-        "processor": platform.machine(),
-        "threads": torch.get_num_threads(),
-        "load": round(os.getloadavg()[0], 1),
-        "date": date.today().isoformat(),
-        "torch": torch.__version__,
-        "note": "shared cores: ratios within a case count, not seconds",
-    }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({**record, **part}, indent=1), "utf8")
-
-
 if __name__ == "__main__":
     asked = argparse.ArgumentParser(description="Membership inference and differential privacy: speed and strength.")
     asked.add_argument("--parts", default="farm,lira,dp")
     asked.add_argument("--shadows", type=int, default=16)
     given = asked.parse_args()
     if "dp" in given.parts:
-        keep({"dp": private()})
+        keep(RESULTS, {"dp": private()}, NOTE)
     if "lira" in given.parts:
-        keep({"lira": rules(given.shadows)})
+        keep(RESULTS, {"lira": rules(given.shadows)}, NOTE)
     if "farm" in given.parts:
-        keep({"farm": farms(given.shadows)})
+        keep(RESULTS, {"farm": farms(given.shadows)}, NOTE)

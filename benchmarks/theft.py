@@ -11,12 +11,8 @@ done again.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import time
 from collections.abc import Callable
-from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,9 +20,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from _record import keep, kept
 from buckler import stats
 from buckler.catalog import find
 from buckler.data import as_tensors, fashion_mnist
+from buckler.method import plain
 from buckler.nets import SmallCNN
 from buckler.subject import Subject
 from buckler.theft.evaluate import evaluate
@@ -35,14 +33,15 @@ from buckler.trial import Trial
 
 RESULTS = Path(__file__).parent / "results" / "theft.json"
 NET = partial(SmallCNN, side=28, width=8)
-QUERIES = (100, 300, 1000, 3000)
-LESS = {"epochs": 20}
-"""Epochs of the thieves that have them: at 3,000 rows and batches of 32 these are 1,880 steps."""
+QUERIES = (100, 300, 1000)
+LESS = {"epochs": 60}
+"""Epochs of the thieves that have them: at 1,000 rows and batches of 32 these are 1,920 steps."""
+NULL = "rows of one seed's copy are not independent of another's: intervals are about, not exact"
 
 THIEVES: dict[str, Callable[..., nn.Module]] = {
     "knockoff": partial(find("theft/knockoff"), **LESS),
     "knockoff, adaptive": partial(find("theft/knockoff"), strategy="adaptive", **LESS),
-    "active_thief": partial(find("theft/active_thief"), rounds=5, **LESS),
+    "active_thief, k-center": partial(find("theft/active_thief"), strategy="k-center", rounds=5, **LESS),
     "copycat": partial(find("theft/copycat"), **LESS),
     "jbda": partial(find("theft/jbda"), start=100),
     "jbda, towards random": partial(find("theft/jbda"), start=100, towards="random"),
@@ -68,28 +67,19 @@ def over(trials: list[Trial]) -> dict[str, Any]:
     """Every share over the rows of all seeds together, and every difference and mean."""
     joined = {name: torch.cat([t.evidence[name] for t in trials]) for name in trials[0].evidence}
     found = {name: stats.recompute(e, joined).record() for name, e in trials[0].estimates.items()}
-    return {**found, "seconds": sum(t.cost.seconds for t in trials), "checks": [c.says for c in trials[0].checks]}
+    checks = [[c.says for c in t.checks if not c.passed] for t in trials]
+    seconds = sum(t.cost.seconds for t in trials)
+    return {**found, "seconds": seconds, "status": [t.status for t in trials], "failed checks": checks}
 
 
 def measured(name: str, seeds: int, asked: dict[str, Any], method: Callable[..., nn.Module], of: Subject) -> None:
-    done: dict[str, Any] = json.loads(RESULTS.read_text("utf8")) if RESULTS.exists() else {}
-    if name in done.get("runs", {}):
+    runs: dict[str, Any] = kept(RESULTS).get("runs", {})
+    if name in runs:
         return
     began = time.perf_counter()
     trials = [evaluate(method, of, rows=1000, seed=seed, **asked) for seed in range(seeds)]
-    done.setdefault("runs", {})[name] = {**over(trials), "seeds": seeds, "asked": {k: str(v) for k, v in asked.items()}}
-    done["machine"] = {
-        "cores": os.cpu_count(),
-        "processor": platform.machine(),
-        "threads": torch.get_num_threads(),
-        "load": round(os.getloadavg()[0], 1),
-        "date": date.today().isoformat(),
-        "torch": torch.__version__,
-        "note": "shared cores: agreement counts, not seconds",
-    }
-    done["null"] = "rows of one seed's copy are not independent of another's: intervals are about, not exact"
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(done, indent=1), "utf8")
+    runs[name] = {**over(trials), "seeds": seeds, "asked": {key: plain(value) for key, value in asked.items()}}
+    keep(RESULTS, {"runs": runs, "null": NULL}, "shared cores: agreement counts, not seconds")
     print(name, f"{trials[0].estimates['fidelity']}, {time.perf_counter() - began:.0f} s", flush=True)
 
 

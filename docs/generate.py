@@ -34,6 +34,7 @@ KINDS = {
     "audit": "Audits of privacy",
     "unlearn": "Unlearning",
     "own": "Ownership",
+    "watch": "Detection of queries",
 }
 PAGE = Path(__file__).parent / "methods.md"
 README = Path(__file__).parents[1] / "README.md"

@@ -38,7 +38,7 @@ LAYERS = (
     {"report"},
     {"AREA"},
     {"plan"},
-    {"prints", "runs"},
+    {"prints", "runs", "replay"},
     {"audit"},
     {"console"},
     {"cli"},

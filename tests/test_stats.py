@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from scipy import stats as scipy_stats
+from torch import Tensor
 
 from buckler.stats import (
     STATISTICS,
@@ -155,7 +157,9 @@ def test_a_rating_weighs_what_fell_and_covers_its_level() -> None:
 def test_every_statistic_is_recomputed_and_survives_its_record(name: str) -> None:
     pairs = torch.tensor([[1.0, 1.0], [0.5, 0.0], [0.0, 0.0]])
     given = {"share": torch.tensor([True, False, True]), "area": pairs, "rating": pairs, "ratio": pairs}
-    given |= dict.fromkeys(("epsilon", "gaussian epsilon"), torch.tensor([[k, k % 2, 1e-5] for k in range(12)]))
+    given |= dict.fromkeys(
+        ("epsilon", "reach", "gaussian epsilon"), torch.tensor([[k, k % 2, 1e-5] for k in range(12)])
+    )
     tensor = given.get(name, pairs if name.startswith("share ") else torch.tensor([1.0, -1.0, 0.0]))
     estimate = STATISTICS[name](tensor, "x", 0.95)
     assert agree(recompute(estimate, {"x": tensor}), estimate)
@@ -181,6 +185,14 @@ def test_sign_test() -> None:
 def _ranked(bad: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
     truth = torch.cat([torch.ones(len(bad)), torch.zeros(len(clean))])
     return torch.stack([torch.cat([bad, clean]), truth], 1)
+
+
+@pytest.mark.parametrize("statistic", [area, found])
+def test_scores_that_are_no_numbers_have_no_place(statistic: Callable[[Tensor, str], Estimate]) -> None:
+    scores = torch.tensor([[math.nan, 1.0], [0.5, 0.0], [math.nan, -1.0], [math.inf, 1.0]])
+    with pytest.raises(ValueError, match="expected scores that can be ordered, got 1 of 3 that are NaN"):
+        statistic(scores, "x")
+    assert statistic(scores[1:], "x").n == 2
 
 
 def test_found_flags_no_more_clean_rows_than_it_may() -> None:

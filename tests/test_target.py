@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from buckler.target import Oracle, QueryBudgetExceeded, frozen, metered
+from buckler.target import Asked, Oracle, QueryBudgetExceeded, Reveals, frozen, metered
 
 
 def test_an_oracle_reveals_no_more_than_it_may_and_counts_rows() -> None:
@@ -33,6 +33,49 @@ def test_a_budget_is_refused_before_anything_is_asked() -> None:
     with pytest.raises(QueryBudgetExceeded, match="at most 7"):
         oracle(torch.rand(3, 2))
     assert (oracle.asked, sum(asked)) == (5, 5)
+
+
+def test_what_was_refused_behind_a_door_is_not_counted_at_it() -> None:
+    outer = Oracle(nn.Linear(3, 4), "scores", budget=5, batch=2)
+    inner = outer.narrowed("labels", 100)
+    inner(torch.rand(1, 3))
+    with pytest.raises(QueryBudgetExceeded, match="at most 5"):
+        inner(torch.rand(6, 3))  # in batches of two, the third of which is too much
+    assert (inner.asked, outer.asked) == (5, 5)
+    assert (inner.refused, outer.refused) == (6, 2)
+
+
+@pytest.mark.parametrize(
+    ("reveals", "answer", "says"),
+    [
+        ("scores", torch.tensor([[0.5, torch.nan]]), "expected scores that are probabilities"),
+        ("scores", torch.tensor([[torch.inf, 0.0]]), "expected scores that are probabilities"),
+        ("scores", torch.tensor([[1.5, -0.5]]), "expected scores that are probabilities"),
+        ("scores", torch.tensor([[0.7, 0.7]]), "expected scores that are probabilities"),
+        ("labels", torch.tensor([-1]), "expected labels from 0, got -1"),
+    ],
+)
+def test_answers_that_are_none_are_refused(reveals: Reveals, answer: torch.Tensor, says: str) -> None:
+    def answering(x: torch.Tensor) -> torch.Tensor:
+        return answer.expand(len(x), *answer.shape[1:])
+
+    with pytest.raises(ValueError, match=says):
+        Oracle(answering, reveals)(torch.rand(3, 2))
+
+
+def test_scores_with_two_digits_and_no_rows_are_taken() -> None:
+    scores = torch.tensor([[0.33, 0.33, 0.33]])
+    assert torch.equal(Oracle(lambda x: scores.expand(len(x), 3))(torch.rand(2, 2)), scores.expand(2, 3))
+    assert Oracle(nn.Linear(3, 4))(torch.rand(0, 3)).shape == (0, 4)
+    assert Oracle(nn.Linear(3, 4), "labels")(torch.rand(0, 3)).shape == (0,)
+
+
+def test_scores_of_logits_are_their_softmax_through_two_doors() -> None:
+    model, x = nn.Linear(3, 4), torch.rand(5, 3)
+    logits = Oracle(model, "logits")
+    expected = model(x).detach().softmax(1)
+    torch.testing.assert_close(logits.narrowed("scores")(x), expected)
+    torch.testing.assert_close(Asked(logits)(x).softmax(1), expected)
 
 
 def test_batches_of_an_oracle_are_split() -> None:

@@ -32,7 +32,7 @@ TEXTS = {
     "ball": "a limit such as linf:8/255, or linf",
     "share": "a share such as 5%",
     "attack": "the path of an attack",
-    "defence": "the path of a defence by training",
+    "defence": "the path of a defence by training, or of a guard",
     "through": "the path of a method",
 }
 """What stays text here, and is read as a row of a plan is: a bare norm is a limit too, at the reference radius."""

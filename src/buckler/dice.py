@@ -29,6 +29,11 @@ def _mix(z: Tensor) -> Tensor:
     return z ^ _shift(z, 31)
 
 
+def _word(number: int) -> int:
+    """`number` as 64 bits with a sign hold it."""
+    return (number + 2**63) % 2**64 - 2**63
+
+
 def fingerprint_rows(x: Tensor) -> Tensor:
     """A 64-bit fingerprint of the content of every row of `x` `(B, ...)`, float or integer: `(B,)` int64."""
     flat = x.detach().flatten(1)
@@ -41,7 +46,7 @@ class Dice:
     """A stream of draws for each of B rows. Successive calls give fresh, independent numbers."""
 
     def __init__(self, x: Tensor, seed: int = 0) -> None:
-        self._keys = _mix(fingerprint_rows(x) + _mix(torch.tensor(seed * 2 + 1, device=x.device) * _GOLDEN))
+        self._keys = _mix(fingerprint_rows(x) + _mix(torch.tensor(_word(seed * 2 + 1), device=x.device) * _GOLDEN))
         self._count = 0
 
     def keep(self, index: Tensor) -> None:

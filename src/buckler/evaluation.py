@@ -2,17 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from buckler import stats
 from buckler.data import batches
 from buckler.method import Described, Method, left_open
 from buckler.subject import Subject
-from buckler.target import Meter
+from buckler.target import Meter, metered
 from buckler.threat import Threat
 from buckler.trial import Cost, Trial, identity, peak_bytes
+
+
+class Running(NamedTuple):
+    """What an evaluation runs on and is counted by; `told` takes the share of it that is done."""
+
+    device: torch.device
+    meter: Meter
+    told: Callable[[float], None]
+
+
+@contextmanager
+def running(
+    subject: Subject, seed: int, tick: Callable[[float, int], None] | None = None
+) -> Generator[Running, None, None]:
+    """Inside, what is drawn is decided by `seed` and leaves nothing behind; the subject's model evaluates, and what
+    goes through it is counted. Afterwards it is as it was."""
+    device, model = subject.device, subject.model
+    parts = list(model.modules()) if isinstance(model, nn.Module) else []
+    modes = [part.training for part in parts]
+
+    def told(done: float) -> None:
+        if tick is not None:
+            tick(done, meter.forwards)
+
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), metered(*parts[:1]) as meter:
+        torch.manual_seed(seed)
+        for part in parts[:1]:
+            part.eval()
+        try:
+            yield Running(device, meter, told)
+        finally:
+            for part, mode in zip(parts, modes, strict=True):
+                part.training = mode
 
 
 def blank(

@@ -29,6 +29,12 @@ def changed(trial: Trial) -> dict[str, object]:
     return {}
 
 
+def named(trial: Trial, name: str = "") -> str:
+    """A trial as a reader is told of it, by its path or another `name`: `theft/knockoff (strategy adaptive)`."""
+    own = ", ".join(f"{knob.replace('_', ' ')} {said(value)}" for knob, value in changed(trial).items())
+    return f"{name or trial.method} ({own})" if own else name or trial.method
+
+
 def repeat(command: str, trial: Trial, asked: Sequence[str]) -> str:
     """The command that repeats a trial: what of `asked` it was asked, and every other knob that is not the default.
 

@@ -140,6 +140,14 @@ class Owned(NamedTuple):
     data: Rows | None = None
 
 
+class Watched(NamedTuple):
+    """What a client's questions look like, question by question: whether the client is `flagged` `(N,)` by then, and a
+    `score` `(N,)`, higher for what is more suspicious, of which the flags are a threshold."""
+
+    flagged: Tensor
+    score: Tensor
+
+
 class Poison(Protocol):
     def __call__(self, data: Rows, /, *, share: Share) -> Poisoned: ...
 
@@ -192,6 +200,10 @@ class Extract(Protocol):
     def __call__(self, oracle: Oracle, pool: Tensor, /) -> Copy: ...
 
 
+class Watch(Protocol):
+    def __call__(self, queries: Rows, /) -> Watched: ...
+
+
 class Protect(Protocol):
     def __call__(self, data: Rows, /, *, net: Callable[[], nn.Module]) -> Protected: ...
 
@@ -236,4 +248,5 @@ KINDS = {
     "Audited": "audit",
     "Reconstructed": "reconstruct",
     "Owned": "own",
+    "Watched": "watch",
 }

@@ -31,6 +31,8 @@ else:
 
 OWN = ("method", "passes", "curve", "rows")
 METHODS = ("through", "attack", "defence")
+MEMBERSHIP = "NISTAML.033"
+"""The tag of what is about members."""
 
 
 Radius = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -87,12 +89,16 @@ class Job:
         """What the adversary changes, within which limit, and what for."""
         if "ball" in self.asked:
             return "input", str(self.asked["ball"]), "any wrong label"
-        if describe(self.method).kind in ("infer", "protect", "audit", "unlearn"):
+        described = describe(self.method)
+        members = described.kind == "guard" and any(MEMBERSHIP in tag for tag in described.tags)
+        if members or described.kind in ("infer", "protect", "audit", "unlearn"):
             return "nothing", "queries", "which rows were learnt from"
-        if describe(self.method).kind in ("extract", "guard", "own"):
+        if described.kind in ("extract", "guard", "own", "watch"):
             return "nothing", "queries", "a copy of the model"
-        if describe(self.method).kind in ("reconstruct", "guess"):
+        if described.kind == "reconstruct":
             return "nothing", "what is revealed", "what is in the rows learnt from"
+        if described.kind == "guess":
+            return "nothing", "queries", "what is behind the answers"
         return "training data", str(self.asked.get("share", "as it is")), "the label of its choice"
 
     @property
@@ -156,7 +162,8 @@ def _job(row: Row, index: int, plan: Plan, limits: Mapping[str, float], seed: in
     except (ValueError, LookupError) as error:
         raise BadPlan(f"{where}: {error}") from None
     area = row.method.partition("/")[0]
-    evaluate = import_module(f"buckler.{area}.evaluate").evaluate
+    module = import_module(f"buckler.{area}.evaluate")
+    evaluate = module.evaluate
     asks = set(inspect.signature(evaluate).parameters)
     asked: dict[str, Any] = {"rows": rows or row.rows or plan.rows, "seed": seed, **_limit(row, asks, limits, where)}
     knobs: dict[str, Any] = {}
@@ -169,6 +176,10 @@ def _job(row: Row, index: int, plan: Plan, limits: Mapping[str, float], seed: in
         else:
             known = ", ".join(sorted((set(described.knobs) | asks | set(OWN)) - {"subject", "tick", "seed"}))
             raise BadPlan(f"{where}: unknown key {key!r}, expected one of {known}")
+    try:
+        vars(module).get("fitting", _anything)(described.kind, asked)
+    except ValueError as error:
+        raise BadPlan(f"{where}: {error}") from None
     if "share" in asked and "attack" not in asked and described.kind != "poison":
         raise BadPlan(f"{where}: a share is of rows that an attack touches, and none is named: add attack, or no share")
     if row.curve:
@@ -180,6 +191,10 @@ def _job(row: Row, index: int, plan: Plan, limits: Mapping[str, float], seed: in
         asked["radii"] = tuple(share * radius for share in sorted(plan.grid))
     configured = partial(method, **knobs) if knobs else method
     return Job(configured, row.method, asked, row.passes)
+
+
+def _anything(_kind: str, _asked: Mapping[str, object]) -> None:
+    """Where an area does not say itself what a kind of its methods makes nothing of, beside its `evaluate`."""
 
 
 def _limit(row: Row, asks: set[str], limits: Mapping[str, float], where: str) -> dict[str, Any]:
@@ -197,17 +212,26 @@ def _limit(row: Row, asks: set[str], limits: Mapping[str, float], where: str) ->
         raise BadPlan(f"{where}: {error}") from None
 
 
-def _method(path: object, key: str, area: str, where: str) -> Method:
-    """A surrogate's maker, of any area, or an attack or a defence of the trial's own, by its path."""
-    kinds = {"through": ("extract",), "attack": ("evade", "poison", "extract"), "defence": ("protect",)}[key]
+def _method(value: object, key: str, area: str, where: str) -> Method:
+    """A surrogate's maker or a guard, of any area, or an attack or a defence of the trial's own, by its path, or by a
+    table of that, as `method`, and its knobs."""
+    knobs = dict(cast("Mapping[str, Any]", value)) if isinstance(value, dict) else {"method": value}
+    path = str(knobs.pop("method", ""))
+    kinds = {"through": ("extract",), "attack": ("evade", "poison", "extract"), "defence": ("protect", "guard")}[key]
     try:
-        found = find(str(path))
-        if describe(found).kind not in kinds or (key != "through" and str(path).partition("/")[0] != area):
+        found = find(path)
+        described = describe(found)
+        kind = described.kind
+        if kind not in kinds or (key != "through" and kind != "guard" and path.partition("/")[0] != area):
             wanted = " or ".join(kinds) + (f" in {area}" if key != "through" else "")
-            raise ValueError(f"expected a method of the kind {wanted}, got {path}, of {describe(found).kind}")
+            raise ValueError(f"expected a method of the kind {wanted}, got {path}, of {kind}")
     except (ValueError, LookupError) as error:
         raise BadPlan(f"{where}, {key}: {error}") from None
-    return found
+    for name, knob in knobs.items():
+        if name not in described.knobs or name in ("ball", "share", "seed"):
+            raise BadPlan(f"{where}, {key}: unknown key {name!r}, expected one of {', '.join(sorted(described.knobs))}")
+        knobs[name] = _sound(name, knob, hints(found), f"{where}, {key}", described.params.get(name))
+    return partial(found, **knobs) if knobs else found
 
 
 def _sound(key: str, value: Any, kinds: Mapping[str, Any], where: str, default: object = None) -> Any:

@@ -152,8 +152,7 @@ def area(ranked: Tensor, of: str, level: float = LEVEL) -> Estimate:
     many as the rarer kind has (Birnbaum and Klose, 1957), and at most what they are where scores say nothing, because
     few rows show less variance than there is where hardly a score is out of order.
     """
-    score, truth = ranked[:, 0].double(), ranked[:, 1]
-    bad, clean = score[truth == 1], score[truth == 0]
+    bad, clean = _sides(ranked)
     m, n = len(bad), len(clean)
     if min(m, n) == 0:
         return Estimate(math.nan, math.nan, math.nan, 0, level, f"area of {of}")
@@ -163,6 +162,16 @@ def area(ranked: Tensor, of: str, level: float = LEVEL) -> Estimate:
     worth = value * (1 - value) / variance if variance > 0 else 0.0
     worth = max(min(worth, 3 * m * n / (m + n + 1)), min(m, n))
     return Estimate(value, *clopper_pearson(value * worth, worth, level), m + n, level, f"area of {of}")
+
+
+def _sides(ranked: Tensor) -> tuple[Tensor, Tensor]:
+    """The scores of bad rows and of clean ones; a `ValueError` where one of them is NaN, which has no place."""
+    score, truth = ranked[:, 0].double(), ranked[:, 1]
+    bad, clean = score[truth == 1], score[truth == 0]
+    lost = int(bad.isnan().sum() + clean.isnan().sum())
+    if lost:
+        raise ValueError(f"expected scores that can be ordered, got {lost} of {len(bad) + len(clean)} that are NaN")
+    return bad, clean
 
 
 def placements(own: Tensor, others: Tensor) -> Tensor:
@@ -199,9 +208,8 @@ def found(ranked: Tensor, of: str, level: float = LEVEL, *, alarms: float = 0.01
     `level`. With too few clean rows to see such a share at all the lower end is 0.
     """
     how = f"share found at {alarms:.2g} of {of}"
-    score, truth = ranked[:, 0].double(), ranked[:, 1]
-    bad, clean = score[truth == 1], score[truth == 0].sort(descending=True).values
-    m, n = len(bad), len(clean)
+    bad, clean = _sides(ranked)
+    clean, m, n = clean.sort(descending=True).values, len(bad), len(clean)
     if min(m, n) == 0:
         return Estimate(math.nan, math.nan, math.nan, 0, level, how)
     least, spare = math.floor(alarms * n + 1e-9), (1 - level) / 4
@@ -276,12 +284,21 @@ def _refuted(m: int, guesses: int, right: int, delta: float, spare: float) -> fl
     return low
 
 
+def reach(canaries: Tensor, of: str, level: float = LEVEL) -> Estimate:
+    """The greatest `epsilon` that canaries can show: had each the score that its coin says. It bounds nothing that was
+    measured, and a promise above it stands whatever is.
+    """
+    most = epsilon(torch.cat([canaries[:, 1:2], canaries[:, 1:]], 1), of, level)
+    return Estimate(most.low, most.low, most.low, most.n, level, f"reach of {of}")
+
+
 def gaussian_epsilon(canaries: Tensor, of: str, level: float = LEVEL) -> Estimate:
     """What epsilon is of a Gaussian mechanism whose canaries are guessed as often; `canaries` as for `epsilon`.
 
     All are guessed, half of them held: of one canary no guess is right more often than Phi(mu / 2), mu being the
-    mechanism's (Dong, Roth and Su, "Gaussian differential privacy", JRSS B 84, 2022). The interval is exact where
-    canaries do not touch each other, and is none for other mechanisms: that is what `epsilon` is for.
+    mechanism's (Dong, Roth and Su, "Gaussian differential privacy", JRSS B 84, 2022). It bounds mu from below where
+    canaries do not touch each other; nothing bounds it from above, as the coins seldom hold just half of them, and some
+    guesses then have to be wrong. For other mechanisms it is no bound: that is what `epsilon` is for.
     """
     m, how = len(canaries), f"gaussian epsilon of {of}"
     if m < 2:
@@ -290,13 +307,13 @@ def gaussian_epsilon(canaries: Tensor, of: str, level: float = LEVEL) -> Estimat
     guess = torch.zeros(m, dtype=torch.bool, device=canaries.device)
     guess[order[: m // 2]] = True
     right, delta = int((guess == (canaries[:, 1] == 1)).sum()), float(canaries[0, 2])
-    value, low, high = (_of_gaussian(share, delta) for share in (right / m, *clopper_pearson(right, m, level)))
-    return Estimate(value, low, high, m, level, how)
+    low = clopper_pearson(right, m, level)[0]
+    return Estimate(_of_gaussian(right / m, delta), _of_gaussian(low, delta), math.inf, m, level, how)
 
 
 def _of_gaussian(right: float, delta: float) -> float:
     """The epsilon at `delta` of a Gaussian mechanism whose output is guessed right with this probability."""
-    if right <= 0.5 or right >= 1:
+    if right <= 0.5 or right >= 1 or delta <= 0:
         return 0.0 if right <= 0.5 else math.inf
     mu, normal = 2 * float(scipy_stats.norm.ppf(right)), scipy_stats.norm
 
@@ -304,7 +321,8 @@ def _of_gaussian(right: float, delta: float) -> float:
         a, b = mu / 2 - bound / mu, -mu / 2 - bound / mu
         return float(normal.cdf(a)) - math.exp(bound + float(normal.logcdf(b))) - delta
 
-    return float(cast(float, brentq(beyond, 0.0, mu * mu / 2 + 10 * mu + 1))) if beyond(0.0) > 0 else 0.0
+    most = mu * mu / 2 - mu * float(normal.ppf(delta)) + 1  # the first term alone is below delta there
+    return float(cast(float, brentq(beyond, 0.0, most))) if beyond(0.0) > 0 else 0.0
 
 
 STATISTICS: Mapping[str, Callable[[Tensor, str, float], Estimate]] = {
@@ -320,6 +338,7 @@ STATISTICS: Mapping[str, Callable[[Tensor, str, float], Estimate]] = {
     "share true at 0.01 and 0.1": partial(trusted, alarms=0.01, prior=0.1),
     "share balanced": balanced,
     "epsilon": epsilon,
+    "reach": reach,
     "gaussian epsilon": gaussian_epsilon,
 }
 

@@ -22,6 +22,8 @@ from torch.utils.hooks import RemovableHandle
 
 Reveals = Literal["labels", "scores", "logits", "features"]
 Precision = Literal["float32", "bfloat16", "auto"]
+ROUNDED = 0.05
+"""How far from 1 scores may sum: they are often shown with two digits, as `endpoint` takes them."""
 
 
 class QueryBudgetExceeded(Exception):
@@ -32,9 +34,10 @@ class Oracle:
     """A model behind a door: call it with inputs `(B, ...)` in [0, 1], get what it reveals, and pay for every row.
 
     `reveals`: `labels` gives `(B,)` int64; `scores` gives `(B, K)` probabilities; `logits` and `features` give what
-    the model returns. Answers are detached. `asked` counts rows, and a call that would pass `budget` raises
-    `QueryBudgetExceeded` before anything is asked. `answer` is an `nn.Module` that returns logits (or features), or
-    any callable; a callable's answers are taken as they come, as scores or labels.
+    the model returns. Answers are detached. `asked` counts rows that were answered, `refused` those for which there was
+    no budget: a call that would pass `budget` raises `QueryBudgetExceeded` before anything is asked. `answer` is an
+    `nn.Module` that returns logits (or features), or any callable; a callable's answers are taken as they come, as
+    scores or labels. A `ValueError` for labels below 0, and for scores that are no probabilities.
     """
 
     def __init__(
@@ -46,22 +49,37 @@ class Oracle:
     ) -> None:
         self._answer, self.budget, self.batch = answer, budget, batch
         self.reveals: Reveals = reveals
-        self.asked = 0
+        self.asked = self.refused = 0
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self.budget is not None and self.asked + len(x) > self.budget:
-            raise QueryBudgetExceeded(f"expected at most {self.budget} queries, got {self.asked + len(x)}")
-        self.asked += len(x)
-        with torch.no_grad():
-            answers = [self._shown(self._answer(part)) for part in x.detach().split(self.batch)]
+        answers = list[Tensor]()
+        try:
+            if self.budget is not None and self.asked + len(x) > self.budget:
+                raise QueryBudgetExceeded(f"expected at most {self.budget} queries, got {self.asked + len(x)}")
+            with torch.no_grad():
+                for part in x.detach().split(self.batch):
+                    answers.append(self._shown(self._answer(part)))
+                    self.asked += len(part)
+        except QueryBudgetExceeded:  # its own, or that of an oracle behind it
+            self.refused += len(x)
+            raise
         return answers[0] if len(answers) == 1 else torch.cat(answers)
 
     def _shown(self, out: Tensor) -> Tensor:
         if self.reveals == "labels":
-            return out.argmax(1) if out.ndim == 2 else out.long()
+            out = out.argmax(1) if out.ndim == 2 else out.long()
+            if bool((out < 0).any()):
+                raise ValueError(f"expected labels from 0, got {int(out.min())}")
+            return out
         if out.ndim == 1:
             raise ValueError(f"this oracle reveals labels only, and {self.reveals} were asked for")
-        return out.softmax(1) if self.reveals == "scores" and isinstance(self._answer, nn.Module) else out
+        if self.reveals == "scores":
+            behind = self._answer
+            if isinstance(behind, nn.Module) or (isinstance(behind, Oracle) and behind.reveals == "logits"):
+                out = out.softmax(1)
+            if not bool((out >= 0).all() & ((out.sum(1) - 1).abs() <= ROUNDED).all()):
+                raise ValueError(f"expected scores that are probabilities, got {out.min():.4g} to {out.max():.4g}")
+        return out
 
     def labels(self, x: Tensor) -> Tensor:
         """The labels `(B,)` that the answers say, whatever this oracle reveals."""
@@ -71,6 +89,18 @@ class Oracle:
     def narrowed(self, reveals: Reveals, budget: int | None = None) -> Oracle:
         """A door onto this one that shows less (`labels` of scores) within a budget of its own; both count."""
         return Oracle(self, reveals, budget, self.batch)
+
+
+class Asked(nn.Module):
+    """An oracle of scores as a model: its logits are their logarithms."""
+
+    def __init__(self, oracle: Oracle) -> None:
+        super().__init__()
+        self.oracle = oracle.narrowed("scores")
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.oracle(x).clamp_min(torch.finfo(x.dtype).tiny).log()
 
 
 LabelOracle = Annotated[Oracle, "labels"]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from membership_worlds import net, noise
-from torch import nn
+from torch import Tensor, nn
 
 from buckler import stats
 from buckler.data import Rows
@@ -46,6 +46,36 @@ def audited(how: Callable[[float], Filling]) -> float:
 
 def test_sound_privacy_is_not_called_out() -> None:
     assert audited(lambda noise: Private(1.0, noise)) == 0.0
+
+
+class Linear(nn.Module):
+    """Answers with rows of one length times weights."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return unit(x) @ self.weight
+
+
+def unit(x: Tensor) -> Tensor:
+    return nn.functional.normalize(x.flatten(1) - 0.5)
+
+
+@pytest.mark.parametrize(("deviation", "promised"), [(3.0, 1.27), (10.0, 0.34)])
+def test_noise_that_the_seed_draws_hides_canaries(deviation: float, promised: float) -> None:
+    """The sum of rows, each of length 1, with normal noise on it: a Gaussian mechanism, of which epsilon is known."""
+
+    def training(data: Rows, net: Callable[[], nn.Module], seed: int) -> Protected:
+        sums = unit(data[0]).T @ nn.functional.one_hot(data[1], 4).float()
+        drawn = torch.randn(sums.shape, generator=torch.Generator().manual_seed(seed))
+        return Protected(Linear(sums + deviation * drawn), promised, DELTA)
+
+    draw = torch.Generator().manual_seed(5)
+    data = torch.rand(400, 1, 20, 20, generator=draw), torch.randint(0, 4, (400,), generator=draw)
+    made = [audit_epsilon(data, net=net, training=training, canaries=200, seed=seed) for seed in range(3)]
+    assert all(bound(one) <= promised for one in made)
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,13 @@ from membership_worlds import SIDE, subject, untaught
 from torch import Tensor, nn
 
 from buckler.data import Rows
-from buckler.findings import rules
+from buckler.findings import Severity, rules
 from buckler.kinds import Guessed
 from buckler.privacy.attribute_inference import attribute_inference
 from buckler.privacy.evaluate import evaluate
 from buckler.privacy.judge import judge
 from buckler.privacy.property_inference import property_inference
-from buckler.stats import agree, recompute
+from buckler.stats import agree, difference, recompute, share
 from buckler.subject import Subject
 from buckler.target import Oracle, ScoreOracle
 from buckler.train import fit, started
@@ -136,8 +136,27 @@ def test_the_judge_says_what_imputation_says(columns: Trial) -> None:
     (finding,) = judge([columns], {}, rules(), COMMAND).findings
     assert (finding.id, finding.state) == ("privacy/attributes", "found")
     assert "by the other columns and the label alone" in finding.claim
-    assert next(iter(finding.estimates)) == "hidden values told beyond imputation"
+    assert next(iter(finding.estimates)) == "hidden values told beyond a model that learnt from other rows"
     assert [figure.name for figure in finding.figures] == ["attributes"]
+
+
+def test_what_every_model_tells_is_no_leak(columns: Trial) -> None:
+    """A model that learnt from other rows tells as much: that is how rows are, whatever imputation makes of them."""
+    right = columns.evidence["right"]
+    gain = columns.evidence["gain"]
+    alike = {"control_right": right, "control_gain": gain, "leak": torch.zeros_like(gain)}
+    estimates = {
+        **columns.estimates,
+        "control_right": share(right, "control_right"),
+        **{name: difference(alike[name], name) for name in ("control_gain", "leak")},
+    }
+    trial = replace(columns, evidence={**columns.evidence, **alike}, estimates=estimates)
+    (finding,) = judge([trial], {}, rules(), COMMAND).findings
+    assert (finding.state, finding.severity, finding.remedy) == ("clear", Severity.info, "")
+    assert "it is no leak of these" in finding.claim
+    del estimates["leak"]
+    (finding,) = judge([replace(trial, estimates=estimates)], {}, rules(), COMMAND).findings
+    assert finding.state == "found"  # without a control there is imputation alone
 
 
 def test_what_a_subject_lacks_is_said() -> None:

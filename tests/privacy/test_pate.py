@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -10,11 +12,15 @@ import torch
 from membership_worlds import bright, net, noise, subject, untaught
 from torch import Tensor, nn
 
+from buckler.data import Rows
+from buckler.findings import rules
+from buckler.kinds import Protected
 from buckler.privacy import pate as module
 from buckler.privacy._accountant import spent
 from buckler.privacy._parts import parted
 from buckler.privacy.audit_epsilon import audit_epsilon
 from buckler.privacy.evaluate import evaluate
+from buckler.privacy.judge import judge
 from buckler.privacy.pate import _noise, pate
 
 
@@ -140,4 +146,27 @@ def test_an_evaluation_and_an_audit_give_it_public_rows() -> None:
     assert (trial.estimates["accuracy"].n, trial.params["promised_epsilon"]) == (40, 8.0)
     audit = evaluate(partial(audit_epsilon, canaries=20), world, defence=method)
     assert audit.params["promised_epsilon"] == 8.0
-    assert audit.checks[0].passed
+    assert audit.status == "inconclusive"  # 20 canaries cannot show an epsilon of 8 at all
+    assert not audit.checks[0].passed
+    assert "so few canaries cannot refute this promise" in audit.reason
+    assert judge([audit], {}, rules(), "").not_measured[0].why == audit.reason
+
+
+def test_public_rows_are_no_training_rows() -> None:
+    """Of 50 in the second half of the test rows 20 are, then 40."""
+    seen = list[Rows]()
+
+    def watched(data: Rows, *, net: Callable[[], nn.Module], public: Rows, seed: int = 0) -> Protected:
+        seen.append(public)
+        return Protected(untaught((data[0] + seed % 97, data[1])), 0.1, 1e-5)
+
+    train, test = noise(100), noise(100, seed=1)
+    shared = torch.cat([test[0][:60], train[0][:20], test[0][80:]]), test[1]
+    world = subject(untaught, 100, net=net, test=shared)
+    trials = [evaluate(watched, world, models=4), evaluate(partial(audit_epsilon, canaries=40), world, defence=watched)]
+    assert all(torch.equal(public[0], torch.cat([test[0][50:60], test[0][80:]])) for public in seen)
+    assert all("20 of 50 public rows are training rows as well" in trial.checks[-1].says for trial in trials)
+    few = replace(world, test=(torch.cat([test[0][:60], train[0][:40]]), test[1]))
+    for method, defence in ((watched, None), (partial(audit_epsilon, canaries=40), watched)):
+        with pytest.raises(ValueError, match="expected 20 public rows or more, which nobody learnt from, got 10"):
+            evaluate(method, few, models=4, defence=defence)

@@ -17,6 +17,7 @@ from buckler.catalog import find
 from buckler.data import Rows
 from buckler.findings import Severity, rules
 from buckler.kinds import Protected
+from buckler.method import describe
 from buckler.privacy.audit_epsilon import audit_epsilon
 from buckler.privacy.evaluate import evaluate
 from buckler.privacy.judge import judge
@@ -119,7 +120,7 @@ def test_an_audit_is_of_the_defence_and_recomputed(tmp_path: Path) -> None:
 
 def test_a_defence_is_asked_for_only_by_an_audit() -> None:
     for method, defence in ((loss_threshold, useless), (audit_epsilon, loss_threshold)):
-        with pytest.raises(ValueError, match="expected a defence only to audit"):
+        with pytest.raises(ValueError, match="expected a defence by training only to audit"):
             evaluate(method, given(60), defence=defence)
 
 
@@ -183,6 +184,7 @@ def audit(gain: float, promised: float | None) -> Trial:
     canaries = torch.stack([torch.randn(400, generator=draw) + gain * held, held, torch.full((400,), 1e-5)], 1)
     estimates = {
         "epsilon": stats.epsilon(canaries, "canaries"),
+        "reach": stats.reach(canaries, "canaries"),
         "gaussian_epsilon": stats.gaussian_epsilon(canaries, "canaries"),
     }
     params = {} if promised is None else {"promised_epsilon": promised, "defence": "privacy/dp_sgd"}
@@ -203,7 +205,9 @@ def test_a_promise_that_is_broken_is_critical_and_one_that_is_not_is_no_proof() 
         verdicts = judge(trials, {}, TABLE, COMMAND)
         assert verdicts.findings[0].severity is Severity.info
         assert not verdicts.contradictions
-    assert "not refuted, and not proven by that" in judge([sound], {}, TABLE, COMMAND).findings[0].claim
+    most = sound.estimates["reach"].value
+    said = f"which is not refuted where {most:.2f} could be shown, and not proven by that."
+    assert said in judge([sound], {}, TABLE, COMMAND).findings[0].claim
 
 
 def test_the_plan_of_the_package_asks_for_them() -> None:
@@ -213,10 +217,30 @@ def test_the_plan_of_the_package_asks_for_them() -> None:
     asked = [(job.path, job.asked.get("defence") is not None) for job in mine]
     assert {("privacy/audit_epsilon", True), ("privacy/audit_epsilon", False)} <= set(asked)
     assert [path for path, _ in asked].count("privacy/dp_sgd") == 2
-    row = {"method": "privacy/audit_epsilon", "defence": "privacy/lira"}
-    wrong = plans.valid({"title": "x", "rows": 10, "limits": {}, "trial": [row]}, "x")
-    with pytest.raises(plans.BadPlan, match="expected a method of the kind protect"):
-        plans.jobs(wrong, {})
+    (defence,) = [
+        job.asked["defence"] for job in mine if job.path == "privacy/audit_epsilon" and "defence" in job.asked
+    ]
+    promised = describe(defence).params
+    held, delta = torch.arange(200.0) % 2, torch.full((200,), promised["delta"])  # pyright: ignore
+    shows = stats.reach(torch.stack([held, held, delta], 1), "canaries").value
+    assert shows > 3 * promised["epsilon"]  # or the audit could not fail  # pyright: ignore
+    for wrong, says in (
+        ("privacy/lira", "expected a method of the kind protect or guard"),
+        ({"method": "privacy/dp_sgd", "depth": 3}, "unknown key 'depth', expected one of batch, clip"),
+        ({"method": "privacy/dp_sgd", "epsilon": "much"}, "expected a number for epsilon, got 'much'"),
+        ({"epsilon": 1.0}, "''"),
+    ):
+        row = {"method": "privacy/audit_epsilon", "defence": wrong}
+        with pytest.raises(plans.BadPlan, match=f"defence: .*{says}"):
+            plans.jobs(plans.valid({"title": "x", "rows": 10, "limits": {}, "trial": [row]}, "x"), {})
+
+
+def test_a_defence_that_refuses_does_so_before_anything_is_trained() -> None:
+    def never(data: Rows) -> nn.Module:
+        raise AssertionError
+
+    with pytest.raises(ValueError, match="expected epsilon, clip and epochs above 0"):
+        evaluate(partial(find("privacy/dp_sgd"), epsilon=0.0), replace(given(60), recipe=never))
 
 
 def test_the_defence_s_own_evaluation_data_is_left_alone() -> None:

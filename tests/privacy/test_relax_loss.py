@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from membership_worlds import bright, net, noise
@@ -60,5 +62,6 @@ def test_at_level_nought_it_is_the_plain_loop() -> None:
     mine: nn.Module = relax_loss(data, net=net, level=0.0, epochs=2, seed=3).model
     plain = fit(started(net, 3), data, epochs=2, seed=3)
     assert all(torch.equal(a, b) for a, b in zip(mine.parameters(), plain.parameters(), strict=True))
-    with pytest.raises(ValueError, match="expected a level of 0 or more"):
-        relax_loss(data, net=net, level=-1.0)
+    for level in (-1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="expected a level of 0 or more"):
+            relax_loss(data, net=net, level=level)

@@ -96,6 +96,9 @@ def test_no_parts_and_no_such_rows_are_refused(knobs: dict[str, int]) -> None:
     for row in (-1, 20):
         with pytest.raises(ValueError, match="expected numbers of rows between 0 and 19"):
             sisa(noise(20), torch.tensor([row]), net=net)
+    for forget in (torch.arange(20) > 17, torch.tensor([1.0])):
+        with pytest.raises(ValueError, match="expected whole numbers of rows to forget"):
+            sisa(noise(20), forget, net=net)
 
 
 # ------------------------------------------------------------------------------------------------ the evaluation
@@ -132,7 +135,7 @@ def checked(trial: Trial, name: str) -> bool:
 
 
 def test_what_forgets_is_told_from_what_only_says_so() -> None:
-    good, bad = evaluate(exactly, given()), evaluate(not_at_all, given())
+    good, bad = evaluate(exactly, given()), evaluate(not_at_all, given(), models=4)
     for trial in (good, bad):
         assert trial.status == "ok"
         assert trial.estimates["before_auc"].low > 0.6

@@ -10,6 +10,7 @@ from torch import Tensor
 from buckler.target import Oracle
 from buckler.theft._thief import spread
 from buckler.theft.active_thief import _chosen, active_thief
+from buckler.train import started
 
 STRATEGIES = ["uncertainty", "k-center", "dfal", "dfal+k-center"]
 
@@ -65,6 +66,13 @@ def test_the_farthest_row_is_next() -> None:
         held = torch.cat([held, points[one : one + 1]])
     assert sorted(spread(points, 99, near).tolist()) == list(range(30))
     assert int(spread(points, 1, points[:0])) == 0
+
+
+def test_a_budget_behind_the_oracle_that_is_too_little_leaves_the_network_as_it_begins() -> None:
+    oracle = Oracle(victim(), "scores", budget=3)
+    made = active_thief(oracle.narrowed("scores", 100), rows(100), net=net, epochs=1)
+    torch.testing.assert_close(made.state_dict(), started(net, 0).state_dict())
+    assert oracle.asked == 0
 
 
 def test_no_round_is_refused() -> None:

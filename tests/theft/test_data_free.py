@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import torch
 from stolen_worlds import agreement, net, rows, victim
+from torch import Tensor, nn
 
 from buckler.target import Oracle
 from buckler.theft.data_free import _apart, _shown, _slope, data_free
@@ -28,6 +29,17 @@ def test_forward_differences_are_the_gradient_on_average() -> None:
     mean = torch.stack([_slope(raw.detach(), copy, oracle, 1e-3) for _ in range(3000)]).mean(0)
     assert float(torch.cosine_similarity(mean, grad, dim=1).min()) > 0.97
     assert float((mean.norm(dim=1) / grad.norm(dim=1) - 1).abs().max()) < 0.15
+
+
+def test_dropout_in_the_copy_does_not_drown_the_gradient() -> None:
+    oracle, raw, copy = Oracle(victim(), "logits"), rows(4) * 2 - 1, victim(3)
+    dropping = nn.Sequential(nn.Dropout(0.5), copy).train()
+    slopes = list[Tensor]()
+    for one in (copy, dropping):
+        torch.manual_seed(0)
+        slopes.append(_slope(raw, one, oracle, 1e-3))
+    torch.testing.assert_close(slopes[1], slopes[0])
+    assert dropping.training
 
 
 def test_logits_are_known_from_scores_up_to_their_mean() -> None:

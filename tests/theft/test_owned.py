@@ -19,7 +19,7 @@ from buckler.findings import Severity, rules
 from buckler.kinds import Claim, Owned
 from buckler.target import Oracle
 from buckler.theft._judged_owned import of_ownership
-from buckler.theft._owned import INDEPENDENT, REMOVALS, _pruned, _quantised
+from buckler.theft._owned import INDEPENDENT, NOBODY, REMOVALS, _measured, _pruned, _quantised
 from buckler.theft.evaluate import evaluate
 from buckler.trial import Trial, load, save
 
@@ -69,15 +69,38 @@ def test_a_watermark_is_claimed_where_it_is_and_nowhere_else(marked: Trial) -> N
 
 
 def test_a_claim_of_the_innocent_is_loud(marked: Trial) -> None:
+    """One of five at 1 % is what chance does in every twentieth trial, two are not."""
+    (once,) = of_ownership([_claiming(marked, 1)], rules(), "buckler run {method}").findings
+    assert (once.severity, once.because, once.remedy) == (Severity.info, "", "")
+    assert "claims 1 of 5 independent models, which chance does in 4.9 % of such trials." in once.claim
+    assert "prove nothing" not in once.claim
+    (finding,) = of_ownership([_claiming(marked, 2), marked], rules(), "buckler run {method}").findings
+    assert (finding.state, finding.severity) == ("found", Severity.high)
+    assert "At the least 0.0527 of independent models" in finding.because
+    assert "claims 2 of 5 independent models, which chance does in 0.098 % of such trials: its" in finding.claim
+
+
+def _claiming(marked: Trial, many: int) -> Trial:
     p = marked.evidence["p_independent"].clone()
-    p[2] = 0.001
+    p[:many] = 0.001
     evidence = {**marked.evidence, "p_independent": p, "claimed_independent": p <= 0.01}
     wrong = stats.share(evidence["claimed_independent"], "claimed_independent")
-    trial = replace(marked, evidence=evidence, estimates={**marked.estimates, "false_claims": wrong})
-    (finding,) = of_ownership([trial, marked], rules(), "buckler run {method}").findings
-    assert finding.state == "found"
-    assert finding.severity >= Severity.high
-    assert "claims 1 of 5 independent models: its claims prove nothing" in finding.claim
+    return replace(marked, evidence=evidence, estimates={**marked.estimates, "false_claims": wrong})
+
+
+def test_the_doubt_is_about_more_claims_than_chance_makes(marked: Trial) -> None:
+    assert marked.checks[0].name == NOBODY
+    for many, sound in ((0, True), (1, True), (2, False)):
+        given = _claiming(marked, many)
+        evidence = {name: given.evidence[name] for name in given.evidence if name != "lost"}
+        assert _measured(given, evidence, 0).checks[0].passed == sound
+
+
+def test_a_seed_of_63_bits_is_a_seed() -> None:
+    trial = evaluate(
+        partial(find("theft/watermark"), **LESS["theft/watermark"]), subject(80), training_epochs=1, seed=2**63 - 1
+    )
+    assert trial.status == "ok"
 
 
 def test_a_claim_that_is_no_probability_is_said() -> None:

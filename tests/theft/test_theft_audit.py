@@ -79,7 +79,7 @@ def test_the_plans_of_the_package_ask_for_it() -> None:
     paths = {job.path for job in jobs}
     assert {"theft/knockoff", "theft/jbda", "theft/copycat", "theft/prediction_poisoning"} <= paths
     assert all(job.area == "theft" for job in jobs)
-    assert {job.aim[2] for job in jobs} == {"a copy of the model"}
+    assert {job.aim[2] for job in jobs} == {"a copy of the model", "what is behind the answers"}
 
 
 @pytest.mark.parametrize(
@@ -89,6 +89,13 @@ def test_the_plans_of_the_package_ask_for_it() -> None:
         ({"method": "theft/knockoff", "pool": "everything"}, "for pool, got 'everything'"),
         ({"method": "theft/knockoff", "queries": 3}, "for queries, got 3"),
         ({"method": "theft/knockoff", "ball": "linf:0.1"}, "unknown key 'ball'"),
+        ({"method": "theft/knockoff", "queries": [0, 5]}, "at least one query"),
+        ({"method": "theft/knockoff", "queries": []}, "at least one query"),
+        ({"method": "theft/knockoff", "reveals": "topless"}, "expected reveals as labels"),
+        ({"method": "theft/knockoff", "attack": "theft/jbda"}, "no attack here"),
+        ({"method": "theft/knockoff", "training_epochs": 3}, "no training epochs here"),
+        ({"method": "theft/watermark", "queries": [100]}, "no queries here"),
+        ({"method": "theft/watermark", "pool": "test"}, "no pool here"),
     ],
 )
 def test_a_row_that_makes_no_sense_is_refused(row: dict[str, object], says: str) -> None:

@@ -13,9 +13,10 @@ import torch
 from stolen_worlds import CLASSES, SIDES, net, quick, rows, subject, victim
 from torch import Tensor, nn
 
-from buckler.data import as_tensors
+from buckler.data import as_tensors, split
+from buckler.evasion.pgd import pgd
 from buckler.kinds import Copy, Defended
-from buckler.target import LabelOracle, Oracle
+from buckler.target import LabelOracle, Oracle, QueryBudgetExceeded
 from buckler.theft._door import door, read
 from buckler.theft._scene import small
 from buckler.theft.copycat import copycat
@@ -25,9 +26,12 @@ from buckler.theft.jbda import jbda
 from buckler.theft.knockoff import knockoff
 from buckler.theft.reverse_sigmoid import reverse_sigmoid
 from buckler.theft.rounding import rounding
+from buckler.theft.watermark import watermark
+from buckler.train import fit
 from buckler.trial import Trial, load, save
 
 FAST = quick(knockoff)
+LIGHT = partial(knockoff, epochs=2)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +55,6 @@ def test_copies_are_compared_with_the_victim_with_the_truth_and_with_controls(tr
     # true labels are wrong in a fifth of the rows, the victim's answers never: the thief does better than the honest
     assert e["fidelity"].value > e["fidelity_alone"].value
     assert e["transferred"].value > e["noise_transferred"].value
-    assert trial.cost.queries == 220
     save(trial, tmp_path / "trial")
     again = load(tmp_path / "trial")  # every estimate is computed again
     assert again.estimates == e
@@ -87,19 +90,142 @@ def test_nobody_is_measured_on_rows_of_the_pool() -> None:
     assert seen[-1].min() >= 0
 
 
-def _measured(of: Any) -> Tensor:
-    kept: list[Tensor] = []
+class Watching(nn.Module):
+    """The victim, which remembers what it was asked."""
 
-    class Watching(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            kept.append(x.clone())
-            return victim()(x)
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.kept.append(x.clone())
+        return victim()(x)
+
+
+def _measured(of: Any) -> Tensor:
+    """The rows that are measured on: half of the test rows, all of which the model is asked about at once."""
 
     def idle(oracle: LabelOracle, pool: Tensor, *, seed: int = 0) -> Copy:
         return net()
 
-    evaluate(idle, replace(of, model=Watching()), queries=(1,))
-    return kept[1]  # after what identifies the subject come the rows that are measured on
+    evaluate(idle, replace(of, model=(model := Watching())), queries=(1,))
+    x, _ = as_tensors(split(of.test, 0.5, seed=0)[1])
+    assert any(torch.equal(rows, x) for rows in model.kept)
+    return x
+
+
+@pytest.mark.parametrize("queries", [20, 100])
+def test_a_thief_that_asks_by_and_by_has_a_control_too(queries: int) -> None:
+    """Batches of few rows, often of one class, could not be shuffled: what is answered is from elsewhere."""
+    trial = evaluate(partial(FAST, strategy="adaptive"), subject(), queries=(queries,))
+    assert trial.status == "ok"
+    assert trial.estimates["control_fidelity"].value < 0.6
+    assert trial.estimates["fidelity_above_control"].low > 0.2
+
+
+def test_a_control_hears_nothing_of_what_it_asks_in_however_small_batches() -> None:
+    heard: list[float] = []
+
+    def single(oracle: LabelOracle, pool: Tensor, *, seed: int = 0) -> Copy:
+        answers = torch.cat([oracle(row) for row in pool[:60].split(1)])
+        heard.append(float((answers == victim()(pool[:60]).argmax(1)).float().mean()))
+        return net()
+
+    trial = evaluate(single, subject(), queries=(60,))
+    assert heard[0] == 1
+    assert len(heard) >= 2
+    assert max(heard[1:]) < 0.6
+    assert trial.evidence["asked"].tolist() == [60]
+
+
+def test_a_thief_that_begins_with_the_model_and_asks_row_by_row_is_found_out() -> None:
+    def insider(oracle: LabelOracle, pool: Tensor, *, seed: int = 0) -> Copy:
+        answers = torch.cat([oracle(row) for row in pool[:40].split(1)])
+        return fit(victim(), (pool[:40], answers), epochs=1, rate=0.01, seed=seed)
+
+    trial = evaluate(insider, subject(), queries=(50,))
+    assert trial.status == "inconclusive"
+    assert trial.estimates["control_fidelity"].low > 0.6
+
+
+def test_one_control_that_agrees_by_luck_accuses_nobody() -> None:
+    def lucky(oracle: LabelOracle, pool: Tensor, *, seed: int = 0) -> Copy:
+        oracle(pool[:5])
+        return victim() if seed == 0 else victim(5)
+
+    trial = evaluate(lucky, subject(), queries=(50,))
+    assert trial.status == "ok"
+    assert trial.estimates["control_fidelity"].value < 0.6
+
+
+@pytest.mark.parametrize(("method", "attack"), [(FAST, None), (reverse_sigmoid, FAST)])
+def test_a_budget_of_the_subject_s_own_that_ends_leaves_nothing_to_believe(method: Any, attack: Any) -> None:
+    oracle = Oracle(victim(), "scores", budget=250)
+    given = replace(subject(), model=oracle)
+    trial = evaluate(method, given, queries=(100, 200), rows=20, attack=attack)
+    assert (trial.status, trial.estimates, trial.evidence) == ("inconclusive", {}, {})
+    assert "own budget of queries ended" in trial.reason
+    assert trial.cost.queries == oracle.asked <= 250
+    with pytest.raises(QueryBudgetExceeded):  # as the thief's own door says of one that does not keep to it
+        evaluate(_greedy, subject(), queries=(20,))
+
+
+def _greedy(oracle: LabelOracle, pool: Tensor, *, seed: int = 0) -> Copy:
+    oracle(pool)
+    return net()
+
+
+@pytest.mark.parametrize(("method", "attack"), [(LIGHT, None), (reverse_sigmoid, LIGHT)])
+def test_all_that_the_model_answers_is_paid_for(method: Any, attack: Any) -> None:
+    """A budget that changes nothing, controls, rows that are measured on, and what examples are tried on."""
+    asked: dict[str, Any] = {"queries": (20, 4000), "rows": 100, "attack": attack}
+    oracle = Oracle(victim(), "scores")
+    assert evaluate(method, replace(subject(), model=oracle), **asked).cost.queries == oracle.asked
+    model = Watching()
+    trial = evaluate(method, replace(subject(), model=model), **asked)
+    assert trial.cost.queries == sum(map(len, model.kept)) > 700
+
+
+@pytest.mark.parametrize("scale", [torch.nan, 3.0, -1.0])
+@pytest.mark.parametrize("method", [FAST, equation_solving, partial(jbda, start=20, rounds=2)])
+def test_a_model_that_answers_with_no_probabilities_is_refused(scale: float, method: Any) -> None:
+    def answer(x: Tensor) -> Tensor:
+        return scale * victim()(x).softmax(1)
+
+    with pytest.raises(ValueError, match="expected scores that are probabilities"):
+        evaluate(method, replace(subject(), model=Oracle(answer, "scores")), queries=(50,))
+
+
+def test_labels_and_networks_that_do_not_fit_the_model_are_one_sentence() -> None:
+    def seven(x: Tensor) -> Tensor:
+        return torch.full((len(x),), 7)
+
+    given = subject()
+    with pytest.raises(ValueError, match="output for each of 8 classes, got one with 3"):
+        evaluate(quick(copycat), replace(given, model=Oracle(seven, "labels")), queries=(50,))
+    with pytest.raises(ValueError, match="output for each of 3 classes, got one with 5"):
+        evaluate(FAST, replace(given, net=lambda: nn.Linear(SIDES, 5)), queries=(50,))
+    x, y = as_tensors(given.test)
+    odd = replace(given, test=(x, torch.where(torch.arange(len(y)) % 40 == 0, 5, y)))
+    for method, attack in ((FAST, None), (rounding, FAST)):
+        with pytest.raises(ValueError, match="labels of the model's 3 classes, got 5"):
+            evaluate(method, odd, queries=(50,), attack=attack)
+
+
+@pytest.mark.parametrize("reveals", ["scores", "labels"])
+def test_a_network_has_the_classes_of_the_model_not_of_the_rows(reveals: Any) -> None:
+    given = subject(noise=0.0)
+    x, y = as_tensors(given.test)
+    said = (y + 1) % CLASSES  # labels 0 and 1 where the model says 2 and 0
+    test = x[said < 2], said[said < 2]
+    for method in (LIGHT, partial(LIGHT, strategy="adaptive"), partial(jbda, start=20, rounds=2)):
+        hidden = replace(given, test=test, net=None, model=Oracle(victim(), reveals))
+        assert evaluate(method, hidden, queries=(30,), rows=50).status == "ok"
+
+
+@pytest.mark.parametrize("method", [FAST, partial(jbda, rounds=2)])
+def test_a_seed_of_63_bits_is_a_seed(method: Any) -> None:
+    assert evaluate(method, subject(), queries=(20,), seed=2**63 - 1).status == "ok"
 
 
 def test_a_thief_hears_no_more_than_is_revealed() -> None:
@@ -192,11 +318,21 @@ def test_what_the_subject_does_not_admit_is_skipped_with_a_reason() -> None:
         ({"queries": ()}, "at least one query"),
         ({"reveals": "top"}, "expected reveals as labels"),
         ({"reveals": ""}, "expected reveals as labels"),
+        ({"pool": "web"}, "expected a pool out of test, train, noise, got 'web'"),
+        ({"attack": jbda}, "expected no attack here"),
+        ({"training_epochs": 3}, "expected no training epochs here"),
     ],
 )
 def test_what_makes_no_sense_is_one_sentence(asked: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         evaluate(FAST, subject(), **asked)
+
+
+def test_a_guard_is_tried_on_a_thief() -> None:
+    with pytest.raises(ValueError, match="expected an attack that makes a copy, got evasion/pgd, of the kind evade"):
+        evaluate(rounding, subject(), queries=(30,), attack=pgd)
+    with pytest.raises(ValueError, match="expected no queries here: a method of the kind own"):
+        evaluate(watermark, subject(), queries=(30,))
 
 
 def test_a_copy_that_answers_nothing_is_refused() -> None:

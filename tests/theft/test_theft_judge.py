@@ -65,11 +65,13 @@ def theft(
     )
 
 
-def guard(naive: float, adaptive: float, *, method: str = "theft/rounding", harmless: bool = True) -> Trial:
+def guard(
+    naive: float, adaptive: float, *, method: str = "theft/rounding", harmless: bool = True, without: float = 0.9
+) -> Trial:
     columns = {
         "agreed": naive,
         "agreed_adaptive": adaptive,
-        "agreed_undefended": 0.9,
+        "agreed_undefended": without,
         "correct": 0.95,
         "unguarded_correct": 0.95,
     }
@@ -118,6 +120,22 @@ def test_a_copy_that_agrees_is_found_by_the_best_thief() -> None:
     assert judged(theft(0.99)).findings[0].severity is Severity.critical
 
 
+def test_copies_of_different_knobs_have_lines_of_their_own() -> None:
+    first, second = theft(0.95, epochs=5), theft(0.9, epochs=30)
+    for figure in judged(first, second).findings[0].figures:
+        assert "knockoff (epochs 5)" in figure.alt
+        assert "knockoff (epochs 30)" in figure.alt
+
+
+def test_it_is_said_how_many_true_labels_were_learnt() -> None:
+    trial = theft(0.95)
+    evidence = {**trial.evidence, "agreed_alone": flags(0.6), "taught": torch.tensor([200])}
+    alone = {"fidelity_alone": stats.share(flags(0.6), "agreed_alone")}
+    (found,) = judged(replace(trial, evidence=evidence, estimates={**trial.estimates, **alone})).findings
+    assert "With 250 queries" in found.claim
+    assert "taught with the true labels of 200 inputs agrees on 60.0%" in found.claim
+
+
 def test_a_poor_copy_is_clear_and_a_copy_that_may_be_chance_is_not_measured() -> None:
     assert judged(theft(0.4)).findings[0].state == "clear"
     (undecided,) = judged(theft(0.7, control=0.68, rows=50)).findings
@@ -141,6 +159,15 @@ def test_a_guard_is_credited_with_what_the_better_thief_is_left_with() -> None:
     assert "with theft/rounding, 60.0% by labels alone" in first.remedy
 
 
+def test_every_guard_is_compared_with_its_own_thief_without_it() -> None:
+    (found,) = judged(guard(0.3, 0.6), guard(0.2, 0.4, method="theft/reverse_sigmoid", without=0.7)).findings
+    first, second = found.claim.split("; ")
+    assert "theft/rounding, 60.0% by labels alone, where a thief on scores without it agrees on 90.0%" in first
+    assert "theft/reverse_sigmoid, 40.0% by labels alone, where a thief on scores without it agrees on 70.0%" in second
+    assert "without rounding: scores" in found.figures[0].alt
+    assert "without reverse_sigmoid: scores" in found.figures[0].alt
+
+
 def test_a_guard_that_only_fools_the_naive_or_spoils_answers_is_no_remedy() -> None:
     for tried in (guard(0.2, 0.9), guard(0.3, 0.6, harmless=False)):
         first, _ = judged(theft(0.95), tried).findings
@@ -159,7 +186,7 @@ def test_evidence_of_a_copy_is_a_naive_comparison() -> None:
     x = worlds.rows(30)
     y = torch.arange(30) % 3
     copy, other = worlds.victim(), worlds.victim(5)(x).argmax(1)
-    evidence = compared(copy, Scene(x, None, x, y, worlds.net), other, "_7")
+    evidence = compared(copy, Scene(x, None, x, y, worlds.net, other), other, "_7")
     for row in range(30):
         answer = int(copy(x[row : row + 1]).argmax())
         assert bool(evidence["agreed_7"][row]) == (answer == int(other[row]))

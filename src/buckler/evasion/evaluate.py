@@ -13,20 +13,20 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from buckler import stats
 from buckler.catalog import find
 from buckler.data import as_tensors, batches, count
+from buckler.evaluation import running, spent
 from buckler.evasion import _certify, _defences
 from buckler.evasion._attack import VOTES, Attack, Settings, batch_size
 from buckler.evasion._trust import answers_at_random, believed, claims, doubts
 from buckler.method import Described, Method, describe
 from buckler.subject import Subject
-from buckler.target import Meter, Oracle, frozen, metered
+from buckler.target import Meter, Oracle, frozen
 from buckler.threat import Ball, Threat
-from buckler.trial import Cost, Trial, identity, peak_bytes
+from buckler.trial import Cost, Trial, identity
 
 POOL, LEAST = 2000, 50
 """How many rows a surrogate learns from at most, and at least."""
@@ -74,10 +74,8 @@ def evaluate(
     reason = _refusal(described, subject, through, settings)
     if reason:
         return replace(blank, reason=reason)
-    device = _device(subject)
     # a model may answer at random: its draws are the trial's own, the same in any process and after any other trial
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), metered(*_modules(subject)) as meter:
-        torch.manual_seed(seed)
+    with running(subject, seed) as (device, meter, _):
         if described.kind == "evade":
             trial = _attacked(blank, method, described, subject, through, settings, meter)
         elif described.kind in ("certify", "probe"):
@@ -85,8 +83,7 @@ def evaluate(
         else:
             against = attack if attack is not None else find("evasion/autoattack")
             trial = _defences.evaluate(blank, method, described, subject, against, settings, meter)
-        spent = Cost(meter.forwards, meter.backwards, trial.cost.queries, meter.seconds, peak_bytes(device))
-    return replace(trial, cost=spent)
+        return spent(trial, meter, device)
 
 
 def _attacked(
@@ -100,11 +97,11 @@ def _attacked(
 ) -> Trial:
     target = subject.model
     x, _ = as_tensors(subject.test, 16)
-    x = x.to(_device(subject))
+    x = x.to(subject.device)
     surrogate, asked = _surrogate(through, subject, settings, meter)
     votes = VOTES if answers_at_random(target, x) else 1
     size = batch_size(x)
-    parts = ((a.to(_device(subject)), b.to(_device(subject))) for a, b in batches(subject.test, size, settings.rows))
+    parts = ((a.to(subject.device), b.to(subject.device)) for a, b in batches(subject.test, size, settings.rows))
     with frozen(target) if isinstance(target, nn.Module) else nullcontext():
         attack = Attack(method, described, target, settings, through=surrogate, votes=votes)
         outcome = attack.run(parts, meter)
@@ -146,7 +143,7 @@ def _surrogate(
     more: dict[str, Any] = {"seed": settings.seed} if "seed" in describe(through).knobs else {}
     if not _has_net(through):
         more["net"] = subject.net
-    made = through(oracle, _pool(subject, settings.rows).to(_device(subject)), **more)
+    made = through(oracle, _pool(subject, settings.rows).to(subject.device), **more)
     meter.watch(made)
     return made, oracle.asked
 
@@ -217,14 +214,3 @@ def _asked(
     if kind == "loss":
         asked["epochs"] = settings.epochs
     return asked
-
-
-def _modules(subject: Subject) -> tuple[nn.Module, ...]:
-    return (subject.model,) if isinstance(subject.model, nn.Module) else ()
-
-
-def _device(subject: Subject) -> torch.device:
-    if isinstance(subject.model, nn.Module):
-        for tensor in (*subject.model.parameters(), *subject.model.buffers()):
-            return tensor.device
-    return torch.device("cpu")

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from buckler.data import Data, Poisoned, Rows, as_tensors, batches, count, drawn, raw
-from buckler.evaluation import spent
+from buckler.evaluation import running, spent
 from buckler.method import Described, Method, describe, plain
 from buckler.poisoning._look import logits
 from buckler.poisoning._runs import RUNS
 from buckler.poisoning._setting import Setting, attacked, left_open
 from buckler.subject import Subject
-from buckler.target import Oracle, metered
+from buckler.target import Oracle
 from buckler.threat import Share, Threat
 from buckler.trial import Trial, identity
 
@@ -86,10 +86,7 @@ def evaluate(
     data = None if _on_its_own(described, attack) else subject.train
     places = torch.arange(0) if data is None else drawn(data, train_rows, seed)
     train = None if data is None else _training(data, places, test, subject.model)
-    device = subject.device
-    modules = (subject.model,) if isinstance(subject.model, nn.Module) else ()
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), metered(*modules) as meter:
-        torch.manual_seed(seed)
+    with running(subject, seed) as (device, meter, _):
         setting = Setting(
             method=method,
             described=described,

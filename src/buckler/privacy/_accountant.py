@@ -20,6 +20,7 @@ GRID = 1e-3
 """In units of privacy loss; finer in proportion where less than 1 may be spent."""
 
 
+@cache
 def spent(noise: float, share: float, steps: int, delta: float, grid: float = GRID) -> float:
     """The epsilon of so many `steps`, each of a Gaussian mechanism with noise multiplier `noise` on rows of which each
     is taken with probability `share`."""
@@ -42,8 +43,10 @@ def calibrated(epsilon: float, delta: float, share: float, steps: int) -> tuple[
         return math.log(max(over(noise), 1e-9))
 
     low = high = 1.0
-    while over(high) > 1:
+    most = spent(high, share, steps, delta, GRID)
+    while most > epsilon:  # on a grid that is as coarse as what is spent allows: of much it takes long on a fine one
         low, high = high, 2 * high
+        most = spent(high, share, steps, delta, GRID * min(most, 1.0))
     while over(low) <= 1:
         low, high = low / 2, low
     noise = cast(float, brentq(far, low, high, xtol=5e-4 * low))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -11,17 +11,19 @@ import torch
 from torch import nn
 
 from buckler import stats
-from buckler.data import Rows, as_tensors, drawn, raw
+from buckler.data import Rows, drawn, raw
 from buckler.imported import usable
 from buckler.kinds import Audited, Protected
-from buckler.method import left_open, plain
+from buckler.method import Method, left_open, plain
+from buckler.privacy._guards import apart, unknown_rows
 from buckler.privacy._setting import Setting, skipped
+from buckler.stats import Estimate
 from buckler.threat import Threat
 from buckler.trial import Check, Trial
 
 DELTA = 1e-5
 """The delta that epsilon is of where nothing was promised."""
-KEPT = "the bound is within the promise"
+KEPT = "the promise could be refuted, and was not"
 
 
 def audited(setting: Setting) -> Trial:
@@ -37,7 +39,8 @@ def audited(setting: Setting) -> Trial:
     net, given = subject.net, dict[str, Any]()
     given["net"] = lambda: usable(net(), "net").to(setting.device)
     given["seed"] = setting.seed
-    given["training"] = None if defence is None else _training(setting)
+    public = None if defence is None or not left_open(defence, "public") else unknown_rows(subject)
+    given["training"] = None if defence is None else _training(defence, public)
     began = time.perf_counter()
     data = raw(subject.train, drawn(subject.train, setting.train_rows, setting.seed))
     made = cast(Audited, setting.method(data, **{name: given[name] for name in setting.left_open(*given)}))
@@ -50,36 +53,42 @@ def audited(setting: Setting) -> Trial:
     evidence = {"canaries": torch.stack([column.float() for column in columns], 1)}
     found = {
         "epsilon": stats.epsilon(evidence["canaries"], "canaries"),
+        "reach": stats.reach(evidence["canaries"], "canaries"),
         "gaussian_epsilon": stats.gaussian_epsilon(evidence["canaries"], "canaries"),
         "auc": stats.area(evidence["canaries"], "canaries"),
     }
+    checks, reason = list[Check](), ""
+    if made.epsilon is not None:
+        checks.append(_kept(found, made.epsilon, delta))
+        reason = "" if found["reach"].value > made.epsilon else checks[0].says
+    if public is not None:
+        checks.append(apart(subject, public))
     return replace(
         blank,
         params={**blank.params, **{name: value for name, value in promise.items() if value is not None}},
-        status="ok",
-        checks=() if made.epsilon is None else (_kept(found["epsilon"].low, made.epsilon, delta),),
+        status="inconclusive" if reason else "ok",
+        reason=reason,
+        checks=tuple(checks),
         estimates=found,
         evidence=evidence,
     )
 
 
-def _training(setting: Setting) -> Callable[[Rows, Callable[[], nn.Module], int], Protected]:
+def _training(defence: Method, public: Rows | None) -> Callable[[Rows, Callable[[], nn.Module], int], Protected]:
     """The defence, as the audit trains with it."""
-    defence = setting.defence
-    if defence is None:
-        raise TypeError("expected a defence")
 
     def training(data: Rows, net: Callable[[], nn.Module], seed: int) -> Protected:
-        given: dict[str, Any] = {"net": net, "seed": seed}
-        if left_open(defence, "public"):
-            given["public"] = as_tensors(setting.subject.test)
+        given: dict[str, Any] = {"net": net, "seed": seed, "public": public}
         return cast(Protected, defence(data, **{name: given[name] for name in left_open(defence, *given)}))
 
     return training
 
 
-def _kept(bound: float, promised: float, delta: float) -> Check:
+def _kept(found: Mapping[str, Estimate], promised: float, delta: float) -> Check:
+    bound, reach = found["epsilon"].low, found["reach"].value
     says = f"The bound is {bound:.2f}, and {promised:.3g} was promised at delta {delta:.2g}."
     if bound > promised:
         says += " The promise is broken: the training is not private as it says."
-    return Check(KEPT, bound <= promised, says, bound)
+    elif not reach > promised:
+        says += f" It could not be above {reach:.2f}: so few canaries cannot refute this promise, and decide nothing."
+    return Check(KEPT, bound <= promised < reach, says, bound)

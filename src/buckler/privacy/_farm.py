@@ -357,4 +357,5 @@ def _read(path: Path, shape: tuple[int, int]) -> Tensor | None:
     except (OSError, ValueError, EOFError):
         return None
     sound = isinstance(answers, np.memmap) and answers.dtype == np.float32 and answers.ndim == 3
-    return torch.from_numpy(answers) if sound and answers.shape[:2] == shape else None
+    whole = sound and answers.shape[:2] == shape and bool(np.isfinite(answers).all())
+    return torch.from_numpy(answers) if whole else None

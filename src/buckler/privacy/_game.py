@@ -42,6 +42,9 @@ class Game:
     public: Rows | None = None
     overlap: int = 0
     """Test rows that were left out because they are training rows as well."""
+    learnt: Rows | None = None
+    """The rows that a target that was trained here learnt from, and `spared` those of the control."""
+    spared: Rows | None = None
 
 
 def training_of(subject: Subject, epochs: float) -> Training | None:
@@ -57,7 +60,7 @@ def of_the_model(setting: Setting, *, public: bool) -> Game:
     A `ValueError` where too few rows are left on either side.
     """
     subject, train = setting.subject, _train(setting.subject)
-    test = _not_in(subject, train)
+    test = not_in(subject, train)
     overlap = count(subject.test) - len(test)
     known = test[len(test) // 2 :] if public else test[:0]
     outside = test[: len(test) - len(known)][: setting.rows // 2]
@@ -102,17 +105,17 @@ def of_the_training(setting: Setting, training: Training | None = None, *, contr
     data = raw(train, pool)
     step = 1 / (setting.models + 2)
 
-    def alone(offset: int) -> tuple[nn.Module, Tensor]:
+    def alone(offset: int) -> tuple[nn.Module, Tensor, Rows]:
         inside = halves(len(pool), 2, setting.seed + offset)[0]
         rows = inside.nonzero().squeeze(1)
         own = data[0][rows], data[1][rows]
         made = learnt(training, own, seed=setting.seed, start=setting.seed + offset, device=setting.device)
         setting.meter.watch(made)
-        return made, inside
+        return made, inside, own
 
-    target, member = alone(1)
+    target, member, own = alone(1)
     setting.told(step)
-    other = alone(2)[0] if control else None
+    other, _, spared = alone(2) if control else (None, None, None)
     setting.told(2 * step)
     shadows = farm(
         training,
@@ -126,7 +129,7 @@ def of_the_training(setting: Setting, training: Training | None = None, *, contr
     )
     shown = drawn((pool, pool), setting.rows, setting.seed)
     x, y = as_tensors(data, shown)
-    return Game(target, x, y, member[shown], pool[shown], other, shadows.rows(shown))
+    return Game(target, x, y, member[shown], pool[shown], other, shadows.rows(shown), learnt=own, spared=spared)
 
 
 def _train(subject: Subject) -> Data:
@@ -147,7 +150,7 @@ def _control(setting: Setting, rows: Tensor) -> nn.Module | None:
     return made
 
 
-def _not_in(subject: Subject, train: Data) -> Tensor:
+def not_in(subject: Subject, train: Data) -> Tensor:
     """The test rows that are no training rows, by their content."""
     known = torch.cat([fingerprint_rows(x) for x, _ in batches(train, 1024)])
     tested = torch.cat([fingerprint_rows(x) for x, _ in batches(subject.test, 1024)])

@@ -52,6 +52,7 @@ def _finding(trials: Sequence[Trial], command: str) -> Finding:
 def _shown(trial: Trial) -> dict[str, Estimate]:
     return {
         f"epsilon at least, {_named(trial)}": trial.estimates["epsilon"],
+        f"epsilon that so many canaries can show at most, {_named(trial)}": trial.estimates["reach"],
         f"epsilon, were it a Gaussian mechanism, {_named(trial)}": trial.estimates["gaussian_epsilon"],
     }
 
@@ -67,5 +68,6 @@ def _did(trial: Trial) -> str:
     said = f"{_named(trial)} gives away an epsilon of {e.low:.2f} or more by {e.n} canaries"
     if promised is None:
         return f"{said[:1].upper()}{said[1:]}, and promises nothing."
-    kept = "broken" if _beyond(trial) > 0 else "not refuted, and not proven by that"
+    most = f"not refuted where {trial.estimates['reach'].value:.2f} could be shown, and not proven by that"
+    kept = "broken" if _beyond(trial) > 0 else most
     return f"{said[:1].upper()}{said[1:]}; it promises {float(str(promised)):.3g}, which is {kept}."

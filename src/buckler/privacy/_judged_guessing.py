@@ -29,9 +29,10 @@ def of_guesses(trials: Sequence[Trial], table: Mapping[str, Rule], command: str)
 
 
 def _of_columns(trials: Sequence[Trial], table: Mapping[str, Rule], command: str) -> Finding:
-    worst = max(trials, key=lambda t: (t.estimates["gain"].low, t.estimates["gain"].value))
-    e, rule = worst.estimates, "privacy.attribute_told"
-    state, level = state_of(e["gain"].low > 0, severity(rule, e["gain"], table))
+    """Judged by what is told beyond a model that learnt from other rows: what both tell is how rows are in general."""
+    worst = max(trials, key=lambda t: (t.estimates[_leak(t)].low, t.estimates[_leak(t)].value))
+    e, rule, leak = worst.estimates, "privacy.attribute_told", _leak(worst)
+    state, level = state_of(e[leak].low > 0, severity(rule, e[leak], table))
     names = {
         "gain": "hidden values told beyond imputation",
         "right": "hidden values told",
@@ -47,7 +48,7 @@ def _of_columns(trials: Sequence[Trial], table: Mapping[str, Rule], command: str
         title="What the model tells of a hidden column",
         state=state,
         severity=level,
-        because="" if state == "not measured" else because(rule, e["gain"], table, of=names["gain"]),
+        because="" if state == "not measured" else because(rule, e[leak], table, of=names[leak]),
         claim=f"Of rows that the model learnt from, with {'column' if many == 1 else 'columns'} {columns} hidden, "
         f"{e['right'].value:.1%} of the values are told by the model's answers, and {e['imputed'].value:.1%} by the "
         "other columns and the label alone"
@@ -57,9 +58,14 @@ def _of_columns(trials: Sequence[Trial], table: Mapping[str, Rule], command: str
             else ""
         )
         + "."
-        + (f" This decides nothing: {e['gain'].n} rows are too few." if state == "not measured" else ""),
+        + (f" This decides nothing: {e['gain'].n} rows are too few." if state == "not measured" else "")
+        + (
+            " What is told beyond imputation is how such rows are in general: it is no leak of these."
+            if state == "clear" and leak != "gain" and e["gain"].low > 0
+            else ""
+        ),
         cell=MODEL,
-        estimates={title: e[key] for key, title in names.items() if key in e},
+        estimates={names[leak]: e[leak], **{title: e[key] for key, title in names.items() if key in e}},
         figures=(
             figures.bars(
                 {
@@ -78,6 +84,11 @@ def _of_columns(trials: Sequence[Trial], table: Mapping[str, Rule], command: str
         else "",
     )
     return resting(found, trials, worst, command, ASKED)
+
+
+def _leak(trial: Trial) -> str:
+    """The estimate of what is told for having learnt the rows; without a control, of all that the model adds."""
+    return "leak" if "leak" in trial.estimates else "gain"
 
 
 def _of_shares(trials: Sequence[Trial], table: Mapping[str, Rule], command: str) -> Finding:

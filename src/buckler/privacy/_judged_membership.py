@@ -11,13 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from buckler.findings import Cell, Figure, Finding, NotMeasured, Rule, Severity, Verdicts, because, severity
 from buckler.judging import changed, resting, said
+from buckler.privacy._judged_guarded import ASKED, behind
 from buckler.privacy._measure import CONTROL
 from buckler.report import figures, tiles
 from buckler.stats import Estimate
 from buckler.trial import Trial
 
-ASKED = ("rows", "models", "views", "train_rows", "training_epochs")
-"""What `evaluate` may be asked beside a method's own knobs, as flags."""
 RULES: Mapping[str, tuple[str, float, str]] = {
     "privacy.members_found": ("found_at_one_percent", 0.01, "members found at 1% false alarms"),
     "privacy.membership": ("auc", 0.5, "area under the curve"),
@@ -40,8 +39,10 @@ def of_membership(trials: Sequence[Trial], table: Mapping[str, Rule], command: s
     """A finding of the model and one of the training, and what could not be measured."""
     missing = [NotMeasured(t.method, t.reason, _cell(t)) for t in trials if t.status != "ok"]
     good = [t for t in trials if t.status == "ok"]
-    own, retrained = ([t for t in good if ("models" in t.params) is shadowed] for shadowed in (False, True))
+    plain, guarded = ([t for t in good if ("defence" in t.params) is through] for through in (False, True))
+    own, retrained = ([t for t in plain if ("models" in t.params) is shadowed] for shadowed in (False, True))
     findings = [_finding(some, table, command) for some in (own, retrained) if some]
+    findings += [behind(guarded, command)] if guarded else []
     return Verdicts(tuple(findings), tuple(missing))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from buckler.findings import Cell, Figure, Finding, NotMeasured, Rule, Verdicts
 from buckler.judging import changed, resting, said
-from buckler.privacy._judged_membership import ASKED
+from buckler.privacy._judged_guarded import ASKED
 from buckler.report import figures
 from buckler.stats import Estimate
 from buckler.trial import Trial

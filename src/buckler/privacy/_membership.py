@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from buckler import stats
 from buckler.data import count
-from buckler.method import Described, held
+from buckler.method import Described, held, left_open, plain
 from buckler.privacy import _measure
 from buckler.privacy._game import Game, of_the_model, of_the_training, training_of
+from buckler.privacy._guards import behind, guarding, unknown_rows
 from buckler.privacy._setting import Setting, skipped
 from buckler.subject import Subject
 from buckler.target import Oracle, frozen
@@ -43,12 +44,18 @@ def inferred(setting: Setting) -> Trial:
     if shadowed:
         asked |= {"models": setting.models, "views": setting.views}
     asked["attacked"] = RETRAINED if shadowed else OWN
+    if setting.defence is not None:
+        asked["defence"] = plain(setting.defence)
     blank = setting.blank(_threat(described, setting.models if shadowed else 0, setting.views), asked)
-    reason = _refusal(described, subject, shadowed=shadowed)
+    reason = _refusal(described, subject, shadowed=shadowed, guarded=setting.defence is not None)
     if reason:
         return skipped(blank, reason)
-    public = "public" in setting.left_open(*FILLED)
-    return _played(blank, of_the_training(setting) if shadowed else of_the_model(setting, public=public), setting)
+    needs = left_open(setting.defence, "public") if setting.defence is not None else set[str]()
+    public = "public" in setting.left_open(*FILLED) | needs
+    game = of_the_training(setting) if shadowed else of_the_model(setting, public=public)
+    if setting.defence is not None:
+        game = behind(game, guarding(setting, setting.defence), game.public or unknown_rows(subject))
+    return _played(blank, game, setting)
 
 
 def _played(blank: Trial, game: Game, setting: Setting) -> Trial:
@@ -102,7 +109,7 @@ def _apart(game: Game) -> Check:
     return Check("no row is on both sides", True, says or "No test row is a training row.", float(game.overlap))
 
 
-def _refusal(described: Described, subject: Subject, *, shadowed: bool) -> str:
+def _refusal(described: Described, subject: Subject, *, shadowed: bool, guarded: bool) -> str:
     """Why the subject does not admit the method, or nothing."""
     path = described.path
     if subject.train is None:
@@ -113,6 +120,8 @@ def _refusal(described: Described, subject: Subject, *, shadowed: bool) -> str:
         return f"{path} trains a network: give the subject its `net`"
     if shadowed or not isinstance(subject.model, Oracle):
         return ""
+    if guarded and subject.model.reveals == "labels":
+        return "a guard changes scores, and the target reveals labels only"
     if described.holds == "model":
         return f"{path} needs the model itself, and only its answers can be had"
     if described.holds == "scores" and subject.model.reveals == "labels":

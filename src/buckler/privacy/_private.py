@@ -19,13 +19,15 @@ from buckler.privacy._accountant import needed
 from buckler.train import Filled, LossPerRow, cross_entropy
 
 NORMED = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+CHANCE = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 Measured = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class Private:
     """Gradients for `fit`: each row's at most `clip` long, summed, with normal noise of `noise` times `clip`, divided
-    by how many rows a batch is expected to have, whatever it has. A gradient that is not finite counts as 0.
+    by how many rows a batch is expected to have, whatever it has. A gradient that is not finite counts as 0; where
+    none is finite training has diverged, and the loss is NaN.
     """
 
     clip: float
@@ -54,6 +56,8 @@ class Private:
             return torch.zeros(())
         losses, norms = measured(x, y)
         sound = norms.isfinite()
+        if not bool(sound.any()):
+            return torch.full((), torch.nan)
         if not bool(sound.all()):
             return self._summed(measured, x[sound], y[sound])
         (losses * (self.clip / norms.clamp_min(self.clip))).sum().backward()
@@ -98,35 +102,45 @@ def rowwise(model: nn.Module) -> nn.Module:
             if isinstance(part, NORMED):
                 many = part.num_features
                 groups = 1 if isinstance(part, nn.BatchNorm1d) or many % 4 else many // 4
-                setattr(parent, name, nn.GroupNorm(groups, many, affine=part.affine))
+                made = nn.GroupNorm(groups, many, affine=part.affine)
+                setattr(parent, name, made.to(part.weight) if part.affine else made)
         if "inplace" in vars(parent):
             vars(parent)["inplace"] = False
     return model.train()
 
 
 def measurable(model: nn.Module, x: Tensor, loss: LossPerRow = cross_entropy) -> bool:
-    """Whether ghost clipping, else plain Opacus, knows the gradients of `model`: tried on two rows of noise like `x`.
+    """Whether ghost clipping, else plain Opacus, knows the gradients of `model`: tried on two rows of noise like `x`,
+    without dropout.
 
-    A `ValueError` where neither gives the norms that each of two rows has by itself.
+    A `ValueError` where neither gives the norms that each of two rows has by itself, and where answers change by
+    chance, or buffers by what is asked: they would be released without noise.
     """
     where, draw = next(model.parameters()).device, torch.Generator().manual_seed(0)
     x, y = torch.rand(2, *x.shape[1:], generator=draw).to(where), torch.zeros(2, dtype=torch.long, device=where)
-    says = "another norm than it has alone"
+    wrong = "another norm than it has alone"
+    before = [kept.clone() for kept in model.buffers()]
+    for part in model.modules():
+        if isinstance(part, CHANCE):
+            part.eval()
     with torch.random.fork_rng():
         alone = torch.cat([_norm(model, loss(model, x[row, None], y[:1]).sum()) for row in range(2)])
-        random = not torch.equal(loss(model, x, y), loss(model, x, y))
-        for ghost in (True, False):
+        says = "" if torch.allclose(loss(model, x, y), loss(model, x, y)) else "answers that change by chance"
+        if not all(map(torch.equal, before, model.buffers())):
+            says = "buffers that change with the rows"
+        for ghost in () if says else (True, False):
             try:
                 with hooked(model, loss, ghost=ghost) as measured:
                     _, norms = measured(x, y)
             except (RuntimeError, NotImplementedError, ValueError, IndexError) as error:
-                says = str(error).partition("\n")[0]
+                wrong = str(error).partition("\n")[0]
                 continue
-            if norms.shape == alone.shape and (random or bool(torch.allclose(norms, alone, rtol=1e-3))):
+            if norms.shape == alone.shape and bool(torch.allclose(norms, alone, rtol=1e-3)):
+                model.train()
                 return ghost
     raise ValueError(
-        f"expected a network whose answer to a row depends on no other row and whose layers Opacus knows, got {says}: "
-        "give the layers as modules, without batch statistics and operations in place"
+        f"expected a network whose answer to a row depends on no other row and whose layers Opacus knows, got "
+        f"{says or wrong}: give the layers and dropout as modules, without batch statistics and operations in place"
     )
 
 

@@ -20,6 +20,7 @@ from buckler.data import Rows, as_tensors, count
 from buckler.imported import usable
 from buckler.kinds import Protected
 from buckler.privacy._game import Game, of_the_training
+from buckler.privacy._guards import apart, unknown_rows
 from buckler.privacy._setting import Setting, skipped
 from buckler.privacy.lira import lira
 from buckler.privacy.loss_threshold import loss_threshold
@@ -48,19 +49,19 @@ def protected(setting: Setting) -> Trial:
     if subject.net is None:
         return skipped(blank, f"{described.path} trains a network: give the subject its `net`")
     many = count(subject.test)
-    public = many // 2 if setting.left_open("public") else 0
-    test = as_tensors(subject.test, min(setting.rows, many - public))
-    plain = of_the_training(_within(setting, 0.0, 0.3), control=False)
+    public = unknown_rows(subject) if setting.left_open("public") else None
+    test = as_tensors(subject.test, min(setting.rows, many if public is None else many - many // 2))
     promises: list[Protected] = []
     keep = None if setting.keep is None else setting.keep / fingerprint({**blank.params, "source": described.source})
-    defence = _training(setting, subject.net, promises)
-    defended = of_the_training(replace(_within(setting, 0.3, 1.0), keep=keep), defence, control=False)
+    defence = _training(setting, subject.net, public, promises)
+    defended = of_the_training(replace(_within(setting, 0.0, 0.7), keep=keep), defence, control=False)
+    plain = of_the_training(_within(setting, 0.7, 1.0), control=False)
     told = {"promised_epsilon": promises[0].epsilon, "promised_delta": promises[0].delta}
     evidence = _seen(defended, setting, test, "") | _seen(plain, setting, test, "control_")
     evidence["accuracy_lost"] = evidence["control_correct"].to(torch.int8) - evidence["correct"].to(torch.int8)
     evidence = {name: stats.rows(tensor) for name, tensor in evidence.items()}
     found = _estimates(evidence)
-    checks = (_leaks(found), _answers(found, test[1]))
+    checks = (_leaks(found), _answers(found, test[1]), *(() if public is None else (apart(subject, public),)))
     return replace(
         blank,
         params={**blank.params, **{name: value for name, value in told.items() if value is not None}},
@@ -81,13 +82,12 @@ def _within(setting: Setting, begin: float, end: float) -> Setting:
     return replace(setting, told=told)
 
 
-def _training(setting: Setting, net: Callable[[], nn.Module], promises: list[Protected]) -> Callable[[Rows], nn.Module]:
+def _training(
+    setting: Setting, net: Callable[[], nn.Module], public: Rows | None, promises: list[Protected]
+) -> Callable[[Rows], nn.Module]:
     """The defence as a training: every model has a seed of its own. What was promised of each goes to `promises`."""
-    given: dict[str, Any] = {"net": lambda: usable(net(), "net").to(setting.device)}
+    given: dict[str, Any] = {"net": lambda: usable(net(), "net").to(setting.device), "public": public}
     left = setting.left_open("net", "seed", "public")
-    if "public" in left:
-        many = count(setting.subject.test)
-        given["public"] = as_tensors(setting.subject.test, range(many - many // 2, many))
 
     def training(data: Rows) -> nn.Module:
         given["seed"] = int(torch.randint(2**31, ()))

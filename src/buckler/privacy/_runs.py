@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from buckler.privacy._audit import audited
+from buckler.privacy._guarded import guarded
 from buckler.privacy._guessing import guessed
 from buckler.privacy._membership import inferred
 from buckler.privacy._protection import protected
@@ -22,5 +23,6 @@ RUNS: Mapping[str, Callable[[Setting], Trial]] = {
     "protect": protected,
     "reconstruct": rebuilt,
     "guess": guessed,
+    "guard": guarded,
     "unlearn": unlearned,
 }

@@ -29,7 +29,7 @@ class Setting:
     train_rows: int
     epochs: float
     defence: Method | None
-    """The defence by training that an audit is of; None is the plain loop."""
+    """The defence by training that an audit is of, or the guard before an inference; None is none."""
     seed: int
     keep: Path | None
     device: torch.device

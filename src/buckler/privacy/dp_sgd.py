@@ -47,15 +47,17 @@ def dp_sgd(
 
     `delta` is N^-1.1 if not given. `clip` is the greatest norm of a row's gradient, `batch` the rows of a batch on
     average (half of all at most). The network's batch norms become group norms. Returns it with what was spent. Raises
-    `ValueError` for an epsilon or a clip not above 0, a delta outside (0, 1), a network whose answer to a row depends
-    on others, and without Opacus or dp-accounting.
+    `ValueError` for an epsilon, a clip or epochs not above 0, a delta outside (0, 1), a network whose answer to a row
+    depends on others or on chance but dropout, or whose buffers change with rows, a training that diverges, and without
+    Opacus or dp-accounting.
     """
     many = count(data)
     delta = math.exp(-1.1 * math.log(many)) if delta is None else delta
     batch = min(batch, max(1, many // 2))
-    if not (0 < epsilon < math.inf and 0 < delta < 1 and 0 < clip < math.inf):
+    if not (all(0 < knob < math.inf for knob in (epsilon, clip, epochs)) and 0 < delta < 1):
         raise ValueError(
-            f"expected epsilon and clip above 0, and delta between 0 and 1, got {epsilon:g}, {clip:g} and {delta:g}"
+            f"expected epsilon, clip and epochs above 0, and delta between 0 and 1, got {epsilon:g}, {clip:g}, "
+            f"{epochs:g} and {delta:g}"
         )
     model = rowwise(started(net, seed))
     ghost = measurable(model, data[0])

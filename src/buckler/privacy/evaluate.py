@@ -8,16 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-from torch import nn
-
-from buckler.evaluation import spent
+from buckler.evaluation import running, spent
 from buckler.method import Method, describe
 from buckler.privacy._runs import RUNS
 from buckler.privacy._setting import Setting
 from buckler.subject import Subject
-from buckler.target import metered
 from buckler.trial import Trial
+
+DEFENDED = {("audit", "protect"), ("infer", "guard")}
+"""The kinds of method that are run with a defence, and its kind."""
 
 
 def evaluate(
@@ -41,24 +40,21 @@ def evaluate(
     trained on half of at most `train_rows` training rows, drawn by `seed`, with `models` shadow models on other halves,
     each asked in `views` ways. Training is the subject's `recipe`, or its `net` in the one loop for `training_epochs`.
     A defence by training is measured and attacked beside that training, on the same halves, with shadows of its own; an
-    audit is of `defence`, or of the plain loop. What forgets rows forgets a quarter of what it learnt. `keep` is a
+    audit is of `defence`, or of the plain loop. A guard on answers is attacked beside the same model without it, by who
+    knows it and who does not; as the `defence` of an inference, of any area, it stands before target, control and
+    shadows. What forgets rows forgets a quarter of what it learnt. `keep` is a
     folder for the shadows' answers, which belongs to one subject: trials share them, and one that was stopped goes on.
-    Raises `ValueError` for a kind that this area does not run, and for a `defence` where nothing is audited.
+    Raises `ValueError` for a kind that this area does not run, and for a `defence` of another kind.
     """
     described = describe(method)
     if described.kind not in RUNS:
         raise ValueError(f"{described.path}: expected a method that this area runs, got one of kind {described.kind}")
-    if defence is not None and (described.kind, describe(defence).kind) != ("audit", "protect"):
-        raise ValueError(f"{described.path}: expected a defence only to audit, got {describe(defence).path}")
-    device = subject.device
-    modules = (subject.model,) if isinstance(subject.model, nn.Module) else ()
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), metered(*modules) as meter:
-        torch.manual_seed(seed)
-
-        def told(done: float) -> None:
-            if tick is not None:
-                tick(done, meter.forwards)
-
+    if defence is not None and (described.kind, describe(defence).kind) not in DEFENDED:
+        raise ValueError(
+            f"{described.path}: expected a defence by training only to audit, and a guard only before an inference of "
+            f"membership, got {describe(defence).path}"
+        )
+    with running(subject, seed, tick) as (device, meter, told):
         setting = Setting(
             method=method,
             described=described,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from buckler.findings import Rule, Verdicts
 from buckler.privacy._judged_audit import of_audit
+from buckler.privacy._judged_guarded import of_guards
 from buckler.privacy._judged_guessing import of_guesses
 from buckler.privacy._judged_membership import of_membership
 from buckler.privacy._judged_protection import of_protection
@@ -17,6 +18,7 @@ Group = Callable[[Sequence[Trial], Mapping[str, Rule], str], Verdicts]
 GROUPS: Mapping[str, Group] = {
     "infer": of_membership,
     "protect": of_protection,
+    "guard": of_guards,
     "audit": of_audit,
     "reconstruct": of_reconstruction,
     "guess": of_guesses,

@@ -15,6 +15,7 @@ Tags: atlas:AML.T0024.000, nist-ai-100-2:NISTAML.033, owasp-ml:ML04.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import count
 
@@ -39,9 +40,9 @@ def relax_loss(
     """Train a network on `data`, `x` `(N, ...)` and `y` `(N,)`, towards a mean loss of `level` in place of 0.
 
     The paper takes 1 for CIFAR-10, 3 for CIFAR-100. Returns it, and promises nothing. Raises `ValueError` for a level
-    below 0.
+    below 0, or endless.
     """
-    if level < 0:
+    if not 0 <= level < math.inf:
         raise ValueError(f"expected a level of 0 or more, got {level}")
     loss = _relaxed(level, len(portions(len(data[1]), batch)))
     return Protected(fit(started(net, seed), data, loss=loss, epochs=epochs, batch=batch, rate=rate, seed=seed))

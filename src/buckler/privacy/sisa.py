@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from buckler.data import Rows, count
 from buckler.kinds import Forgotten
+from buckler.privacy._forgotten import staying
 from buckler.privacy._parts import parted
 from buckler.train import fit, started
 
@@ -53,10 +54,7 @@ def sisa(
     many = count(data)
     if min(shards, slices) < 1:
         raise ValueError(f"expected at least one shard and one slice, got {shards} and {slices}")
-    if bool(((forget < 0) | (forget >= many)).any()):
-        raise ValueError(f"expected numbers of rows between 0 and {many - 1}, got {forget.tolist()[:5]}")
-    left = torch.ones(many, dtype=torch.bool)
-    left[forget.long()] = False
+    left = staying(forget, many)
     parts = parted(data[0], shards * slices, seed)
     each = 2 * epochs / (slices + 1)
 

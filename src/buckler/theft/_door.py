@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from buckler.method import Holds
-from buckler.target import Oracle
+from buckler.target import Asked, Oracle
 from buckler.theft.rounding import rounding
 from buckler.theft.top_k import top_k
 
@@ -46,15 +45,3 @@ def shown_to(holds: Holds, reveals: str, model: nn.Module | Oracle) -> str:
     if holds == "labels" or (isinstance(model, Oracle) and model.reveals == "labels"):
         return "labels"
     return "scores" if isinstance(model, Oracle) and model.reveals == "scores" and reveals == "logits" else reveals
-
-
-class Asked(nn.Module):
-    """An oracle of scores as a model: its logits are their logarithms."""
-
-    def __init__(self, oracle: Oracle) -> None:
-        super().__init__()
-        self.oracle = oracle
-        self.eval()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.oracle(x).clamp_min(torch.finfo(x.dtype).tiny).log()

@@ -15,25 +15,28 @@ from torch.nn import functional as F
 from buckler import stats
 from buckler.catalog import find
 from buckler.method import Method, left_open, plain
-from buckler.target import Oracle, frozen
-from buckler.theft._door import Asked, door, shown_to
-from buckler.theft._scene import Scene, enough, labels, robbed, scene
+from buckler.target import Asked, Oracle, frozen
+from buckler.theft._door import door, shown_to
+from buckler.theft._scene import Scene, accounted, enough, robbed, scene
 from buckler.theft._setting import Setting
 from buckler.theft._stolen import compared, estimated, threat_of
-from buckler.trial import Check, Cost, Trial
+from buckler.trial import Check, Trial
 
 HARMLESS = "the guard costs honest users no accuracy"
 
 
 def guarded(setting: Setting) -> Trial:
     """Copies through the guard and around it; see `evaluate.evaluate`."""
-    subject, thief = setting.subject, setting.attack or find("theft/knockoff")
-    reveals, budget = shown_to("scores", setting.reveals, subject.model), max(setting.queries)
+    return accounted(setting, _begun, _measured)
+
+
+def _begun(setting: Setting) -> Trial:
+    thief, reveals = _thief(setting), shown_to("scores", setting.reveals, setting.subject.model)
     blank = setting.blank(
         threat_of(setting, thief, reveals),
         {
             "rows": setting.rows,
-            "queries": [budget],
+            "queries": [max(setting.queries)],
             "reveals": reveals,
             "pool": setting.pool,
             "attack": plain(thief),
@@ -42,13 +45,19 @@ def guarded(setting: Setting) -> Trial:
     )
     if reveals == "labels":
         return replace(blank, reason=f"{setting.described.path} changes scores, and only labels are revealed")
-    if reason := enough(setting):
-        return replace(blank, reason=reason)
-    seen = scene(setting)
+    return replace(blank, reason=enough(setting))
+
+
+def _thief(setting: Setting) -> Method:
+    return setting.attack or find("theft/knockoff")
+
+
+def _measured(setting: Setting, blank: Trial) -> Trial:
+    subject, thief, seen = setting.subject, _thief(setting), scene(setting)
+    reveals, budget = blank.threat.sees, max(setting.queries)
     model = subject.model if isinstance(subject.model, nn.Module) else Asked(subject.model)
     given = {"net": subject.net, "seed": setting.seed}
     guard = setting.method(model, **{name: given[name] for name in left_open(setting.method, *given)})
-    victim = labels(model, seen.x)
     evidence: dict[str, Tensor] = _honest(model, guard, seen.x, seen.y)
     doors = {
         "": door(guard, reveals, budget),
@@ -57,12 +66,11 @@ def guarded(setting: Setting) -> Trial:
     }
     for index, (name, oracle) in enumerate(doors.items()):
         copy = robbed(setting, thief, oracle, seen) if name != "_adaptive" else _by_labels(setting, thief, oracle, seen)
-        evidence |= compared(copy, seen, victim, name)
+        evidence |= compared(copy, seen, seen.victim, name)
         setting.told((index + 1) / len(doors))
     before = evidence["agreed_undefended"].to(torch.int8)
     evidence["change"] = evidence["agreed"].to(torch.int8) - before
     evidence["adaptive_change"] = evidence["agreed_adaptive"].to(torch.int8) - before
-    asked = sum(oracle.asked for oracle in doors.values())
     return replace(
         blank,
         status="ok",
@@ -82,7 +90,6 @@ def guarded(setting: Setting) -> Trial:
             "unguarded_brier": stats.mean(evidence["unguarded_brier"], "unguarded_brier"),
         },
         evidence=evidence,
-        cost=Cost(queries=asked),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from buckler.findings import Cell, Figure, Finding, NotMeasured, Rule, Severity, Verdicts, because, severity
-from buckler.judging import changed, resting, said
+from buckler.judging import named, resting
 from buckler.report import figures
 from buckler.stats import Estimate
 from buckler.theft._guarded import HARMLESS
@@ -28,7 +28,7 @@ SHOWN = {
     "accuracy_ratio": "accuracy of the copy over the model's",
     "fidelity_alone": "agreement of a network taught with true labels",
     "accuracy_alone": "accuracy of a network taught with true labels",
-    "control_fidelity": "agreement of a copy of shuffled answers",
+    "control_fidelity": "agreement of a copy of answers to other rows",
     "transferred": "right answers turned by examples made on the copy",
     "alone_transferred": "right answers turned by examples made without the model",
     "noise_transferred": "right answers turned by noise of that size",
@@ -49,7 +49,7 @@ def of_extraction(trials: Sequence[Trial], table: Mapping[str, Rule], command: s
         findings.append(_extraction(thefts, guards, table, command))
     if guards:
         findings.append(_guards(guards, command))
-    missing = [NotMeasured(_named(t), t.reason, QUERIES) for t in trials if t.status != "ok"]
+    missing = [NotMeasured(named(t), t.reason, QUERIES) for t in trials if t.status != "ok"]
     return Verdicts(tuple(findings), tuple(missing))
 
 
@@ -82,13 +82,14 @@ def _extraction(thefts: Sequence[Trial], guards: Sequence[Trial], table: Mapping
 def _claim(trial: Trial) -> str:
     e, asked = trial.estimates, int(trial.evidence["asked"][-1])
     words = [
-        f"With {asked} queries for {trial.params['reveals']} on {POOLS[str(trial.params['pool'])]}, {_named(trial)} "
+        f"With {asked} queries for {trial.params['reveals']} on {POOLS[str(trial.params['pool'])]}, {named(trial)} "
         f"makes a copy that agrees with the model on {e['fidelity'].value:.1%} of test rows and answers "
         f"{e['accuracy'].value:.1%} rightly (the model: {e['victim_accuracy'].value:.1%})."
     ]
     if "fidelity_alone" in e:
         words.append(
-            f"A network taught with the true labels of as many inputs agrees on {e['fidelity_alone'].value:.1%}."
+            f"A network taught with the true labels of {int(trial.evidence['taught'][0])} inputs agrees on "
+            f"{e['fidelity_alone'].value:.1%}."
         )
     if "transferred" in e:
         words.append(
@@ -98,17 +99,10 @@ def _claim(trial: Trial) -> str:
     return " ".join(words)
 
 
-def _named(trial: Trial) -> str:
-    """A trial as a reader is told of it: `theft/knockoff (strategy adaptive)`."""
-    own = ", ".join(f"{name} {said(value)}" for name, value in changed(trial).items())
-    return f"{trial.method} ({own})" if own else trial.method
-
-
 def _label(trial: Trial) -> str:
-    """A curve's name: the method, and the words among what it was asked that are not the usual ones."""
-    own = [value for value in changed(trial).values() if isinstance(value, str)]
+    """A curve's name: the method with its own knobs, and what it was asked that is not usual."""
     more = [str(word) for word in (trial.params["reveals"], trial.params["pool"]) if word not in ("scores", "test")]
-    return " ".join([trial.method.removeprefix("theft/"), *own, *more])
+    return " ".join([named(trial).removeprefix("theft/"), *more])
 
 
 def _curve(trial: Trial, name: str) -> tuple[list[float], list[Estimate]]:
@@ -132,7 +126,7 @@ def _table(thefts: Sequence[Trial]) -> str:
     lines = ["method,reveals,pool,queries,agreement,low,high,accuracy\n"]
     for trial in thefts:
         (asked, agreed), (_, right) = _curve(trial, "fidelity"), _curve(trial, "accuracy")
-        start = f'"{_named(trial)}",{trial.params["reveals"]},{trial.params["pool"]}'
+        start = f'"{named(trial)}",{trial.params["reveals"]},{trial.params["pool"]}'
         lines += [
             f"{start},{many:.0f},{a.value:.6g},{a.low:.6g},{a.high:.6g},{r.value:.6g}\n"
             for many, a, r in zip(asked, agreed, right, strict=True)
@@ -152,14 +146,13 @@ def _left(guard: Trial) -> tuple[Estimate, Estimate, str]:
 
 
 def _did(guards: Sequence[Trial]) -> str:
-    plain = guards[0].estimates["fidelity_undefended"].value
     each = [
-        f"with {_named(guard)}, {_left(guard)[0].value:.1%} by {_left(guard)[2]} "
+        f"with {named(guard)}, {_left(guard)[0].value:.1%} by {_left(guard)[2]}, where a thief on scores without it "
+        f"agrees on {guard.estimates['fidelity_undefended'].value:.1%} "
         f"(accuracy {100 * guard.estimates['accuracy_change'].value:+.1f} points)"
         for guard in guards
     ]
-    head = f"Of two thieves, one on scores and one on labels alone, the better agrees on {plain:.1%} of rows"
-    return f"{'; '.join([head, *each])}."
+    return f"Of two thieves, one on scores and one on labels alone, the better agrees on: {'; '.join(each)}."
 
 
 def _harms(guard: Trial) -> bool:
@@ -178,7 +171,7 @@ def _remedy(guards: Sequence[Trial]) -> tuple[str, tuple[str, ...], dict[str, Es
         left, change, _ = _left(best)
         return f"{_did([best])} {limits}", (best.method,), {"agreement": left, "change of agreement": change}
     if guards:
-        names = ", ".join(dict.fromkeys(_named(g) for g in guards))
+        names = ", ".join(dict.fromkeys(named(g) for g in guards))
         return f"No guard that was tried held off a thief who expects it, without harm: {names}. {limits}", (), {}
     return limits, ("theft/rounding", "theft/prediction_poisoning"), {}
 
@@ -187,10 +180,10 @@ def _guards(guards: Sequence[Trial], command: str) -> Finding:
     shown = min(guards, key=lambda g: _left(g)[0].value)
     e, bars = shown.estimates, dict[str, Estimate]()
     for guard in guards:
-        name = _named(guard).removeprefix("theft/")
+        name = named(guard).removeprefix("theft/")
         bars[f"{name}: scores"] = guard.estimates["fidelity"]
         bars[f"{name}: labels"] = guard.estimates["fidelity_adaptive"]
-    bars["no guard: scores"] = e["fidelity_undefended"]
+        bars[f"without {name}: scores"] = guard.estimates["fidelity_undefended"]
     found = Finding(
         id="theft/guards",
         title="Guards tried against a thief",
@@ -199,7 +192,7 @@ def _guards(guards: Sequence[Trial], command: str) -> Finding:
         cell=QUERIES,
         estimates={
             "agreement of the better thief": _left(shown)[0],
-            "agreement without the guard": e["fidelity_undefended"],
+            "agreement of a thief on scores without the guard": e["fidelity_undefended"],
             "accuracy": e["guarded_accuracy"],
             "accuracy without the guard": e["unguarded_accuracy"],
             "scores moved, l1": e["scores_moved"],

@@ -1,16 +1,18 @@
 """Whether a suspect model can be shown to be the owner's, by each method, and what thieves do about it.
 
-A finding is information: it says which removals a claim survives. A claim of models that have nothing to do with the
-owner's is the one thing that is graded, because it accuses the innocent.
+A finding is information: it says which removals a claim survives. Claims of models that have nothing to do with the
+owner's are the one thing that is graded, because they accuse the innocent: where there are more than chance makes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from buckler.findings import Cell, Finding, NotMeasured, Rule, Severity, Verdicts, because, severity
-from buckler.judging import changed, resting, said
+from buckler.findings import Cell, Finding, NotMeasured, Rule, Severity, Verdicts, severity
+from buckler.judging import named, resting
 from buckler.report.strips import strips
+from buckler.theft._claims import binomial_tail
 from buckler.theft._owned import LEVEL, OTHERS, OWN, REMOVALS, SAME, TINY
 from buckler.trial import Trial
 
@@ -40,13 +42,14 @@ def of_ownership(trials: Sequence[Trial], table: Mapping[str, Rule], command: st
 def _finding(trials: Sequence[Trial], table: Mapping[str, Rule], command: str) -> Finding:
     shown = max(trials, key=lambda trial: trial.estimates["false_claims"].value)
     effect, name = shown.estimates["false_claims"], shown.method.rpartition("/")[2]
-    wrong = effect.value > 0
+    wrong = _wrong(shown)
+    least = replace(effect, value=effect.low, high=effect.low)
     found = Finding(
         id=f"theft/ownership/{name.replace('_', '-')}",
         title=f"Whether a stolen model is shown to be the owner's by {name.replace('_', ' ')}",
         state="found",
-        severity=severity(RULE, effect, table) if wrong else Severity.info,
-        because=because(RULE, effect, table, of="independent models claimed") if wrong else "",
+        severity=severity(RULE, least, table) if wrong else Severity.info,
+        because=f"At the least {least.value:.3g} of independent models are claimed ({RULE})." if wrong else "",
         claim=" ".join(_claim(trial) for trial in trials),
         cell=WEIGHTS,
         estimates={title: shown.estimates[key] for key, title in SHOWN.items() if key in shown.estimates},
@@ -66,22 +69,34 @@ def _groups(trial: Trial) -> dict[str, list[float]]:
 
 def _named(trial: Trial) -> str:
     """A trial's method with its own knobs, as a sentence begins with it: `Watermark (triggers 50)`."""
-    name = trial.method.rpartition("/")[2].replace("_", " ").capitalize()
-    own = ", ".join(f"{knob} {said(value)}".replace("_", " ") for knob, value in changed(trial).items())
-    return f"{name} ({own})" if own else name
+    return named(trial, trial.method.rpartition("/")[2].replace("_", " ").capitalize())
 
 
 def _p(trial: Trial, group: str) -> list[float]:
     return trial.evidence[f"p_{group}"].tolist()
 
 
+def _hits(trial: Trial) -> int:
+    return sum(p <= LEVEL for p in _p(trial, OTHERS))
+
+
+def _by_chance(trial: Trial) -> float:
+    """How probably p-values that are right claim as many independent models as were claimed."""
+    return binomial_tail(_hits(trial), len(_p(trial, OTHERS)), LEVEL)
+
+
+def _wrong(trial: Trial) -> bool:
+    """Whether more independent models are claimed than chance makes plausible."""
+    return _by_chance(trial) <= LEVEL
+
+
 def _claim(trial: Trial) -> str:
-    own, others = _p(trial, OWN)[0], _p(trial, OTHERS)
-    wrong = sum(p <= LEVEL for p in others)
+    own, others, hits = _p(trial, OWN)[0], _p(trial, OTHERS), _hits(trial)
     kept = [words for name, words in REMOVALS.items() if _p(trial, name)[0] <= LEVEL]
     lost = [words for name, words in REMOVALS.items() if _p(trial, name)[0] > LEVEL]
-    words = f"{_named(trial)} claims {wrong or 'none'} of {len(others)} independent models"
-    words += ": its claims prove nothing." if wrong else "."
+    words = f"{_named(trial)} claims {hits or 'none'} of {len(others)} independent models"
+    words += f", which chance does in {100 * _by_chance(trial):.2g} % of such trials" if hits else ""
+    words += ": its claims prove nothing." if _wrong(trial) else "."
     if own > LEVEL:
         return f"{words} It does not claim the owner's own model ({_said(own)}, where {LEVEL:.0%} is needed)."
     words += f" It claims the owner's own model ({_said(own)})"

@@ -1,10 +1,10 @@
-"""Who may see which rows: a thief's pool, rows that copies are measured on, and a network to copy with."""
+"""Who may see which rows: a thief's pool, rows to measure on, and a network to copy with; and what is paid for."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,8 +15,10 @@ from buckler.data import as_tensors, count, drawn, split
 from buckler.dice import fingerprint_rows
 from buckler.method import Method, describe, left_open
 from buckler.nets import SmallCNN
-from buckler.target import Oracle
+from buckler.target import Oracle, QueryBudgetExceeded, metered
 from buckler.theft._setting import Setting
+from buckler.train import started
+from buckler.trial import Cost, Trial
 
 LEAST = 20
 """The fewest rows of a pool, and the fewest that are measured on."""
@@ -24,19 +26,51 @@ LEAST = 20
 
 @dataclass(frozen=True)
 class Scene:
-    """A thief's `pool` `(N, ...)`, the true labels of its rows where they have any, and rows `x`, `y` to measure on."""
+    """A thief's `pool` `(N, ...)`, the true labels of its rows where they have any, and rows `x`, `y` to measure on.
+
+    `net` builds an untrained network of as many classes as the victim tells apart; `victim` `(N,)` is what that says of
+    `x`.
+    """
 
     pool: Tensor
     truth: Tensor | None
     x: Tensor
     y: Tensor
     net: Callable[[], nn.Module]
+    victim: Tensor
+
+
+def accounted(setting: Setting, begin: Callable[[Setting], Trial], measure: Callable[[Setting, Trial], Trial]) -> Trial:
+    """What `measure` makes of the trial that `begin` begins, unless that one says why it is skipped.
+
+    Its queries are all rows that the subject's model answered meanwhile, to whomever. Where the subject is an oracle
+    whose own budget did not last, nothing is believed: the trial is inconclusive.
+    """
+    model = setting.subject.model
+    oracle = model if isinstance(model, Oracle) else None
+    asked, refused = (0, 0) if oracle is None else (oracle.asked, oracle.refused)
+    with metered(*([model] if isinstance(model, nn.Module) else [])) as meter:
+        blank = begin(setting)
+        if blank.reason:
+            return blank
+        try:
+            trial = measure(setting, blank)
+        except QueryBudgetExceeded:
+            if oracle is None or oracle.refused == refused:
+                raise
+            trial = blank
+    if oracle is not None and oracle.refused > refused:
+        reason = (
+            f"the subject's own budget of queries ended after {oracle.asked - asked}: give it more, or ask for less"
+        )
+        trial = replace(blank, status="inconclusive", reason=reason)
+    return replace(trial, cost=Cost(queries=meter.forwards if oracle is None else oracle.asked - asked))
 
 
 def scene(setting: Setting) -> Scene:
     """The scene of one evaluation; half of the test rows, at most `rows`, are measured on whatever the pool is.
 
-    A `ValueError` for too few rows.
+    A `ValueError` for too few rows, and for labels or a `net` that do not fit what the model answers.
     """
     subject, seed = setting.subject, setting.seed
     others, measured = split(subject.test, 0.5, seed=seed)
@@ -54,8 +88,23 @@ def scene(setting: Setting) -> Scene:
             f"expected {LEAST} rows or more for a thief's pool and to measure on, got {len(pool)} and {len(y)}: "
             "give the subject more test rows"
         )
-    net = subject.net or small(x, 1 + int(torch.cat([y] if truth is None else [y, truth.cpu()]).max()))
-    return Scene(pool.to(setting.device), truth, x.to(setting.device), y.to(setting.device), net)
+    pool, x, y = (rows.to(setting.device) for rows in (pool, x, y))
+    answers = (subject.model if isinstance(subject.model, Oracle) else Oracle(subject.model, "logits"))(x)
+    victim = answers if answers.ndim == 1 else answers.argmax(1)
+    known = 1 + int(torch.cat([victim, y] if truth is None else [victim, y, truth]).max())
+    classes = known if answers.ndim == 1 else answers.shape[1]
+    net = subject.net or small(x, classes)
+    learns = _classes(net, x)
+    if learns != classes and not (answers.ndim == 1 and learns > classes):
+        raise ValueError(f"expected a `net` with an output for each of {classes} classes, got one with {learns}")
+    if known > classes:
+        raise ValueError(f"expected labels of the model's {classes} classes, got {known - 1} among the rows")
+    return Scene(pool, truth, x, y, net, victim)
+
+
+def _classes(net: Callable[[], nn.Module], x: Tensor) -> int:
+    with torch.no_grad():
+        return started(net, 0).to(x.device).eval()(x[:1]).shape[-1]
 
 
 def small(x: Tensor, classes: int) -> Callable[[], nn.Module]:

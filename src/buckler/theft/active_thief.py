@@ -59,7 +59,7 @@ def active_thief(
     for index in range(rounds + 1):
         many = first if index == 0 else first + (most - first) * index // rounds - sum(map(len, xs))
         chosen = torch.arange(many, device=rest.device)
-        if index > 0 and many > 0:
+        if xs and many > 0:
             chosen = _chosen(strategy, copy, rest, torch.cat(xs), many, most)
         x, answers = ask(oracle, rest[chosen])
         if len(x) == 0:

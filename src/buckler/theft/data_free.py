@@ -2,8 +2,9 @@
 
 Truong, Maini, Walls and Papernot, "Data-free model extraction", CVPR 2021, https://arxiv.org/abs/2011.14779.
 
-Differs from the paper: copy and generator learn in the library's one loop, by Adam with one rate; the generator is a
-small network of linear layers; defaults are for thousands of questions, where the paper asks millions (20 million for
+Differs from the paper: copy and generator learn in the library's one loop, by Adam with one rate; the generator's
+gradient is a forward difference of the whole loss, the copy's term too; the generator is a small network of linear
+layers; defaults are for thousands of questions, where the paper asks millions (20 million for
 CIFAR-10, 2 million for SVHN): a baseline.
 
 Tags: atlas:AML.T0024.002, atlas:AML.T0005.001, atlas:AML.T0040, nist-ai-100-2:NISTAML.031, owasp-ml:ML05.
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from buckler.kinds import Copy
-from buckler.target import QueryBudgetExceeded, ScoreOracle
+from buckler.target import QueryBudgetExceeded, ScoreOracle, frozen
 from buckler.theft._thief import begun
 from buckler.train import fit, started
 
@@ -43,9 +44,9 @@ def data_free(
     """Train `net()` where a generator makes it differ from the oracle, asking `most` times or as the budget allows.
 
     Of `pool` `(N, ...)` only the shape of a row is used. In turn the generator takes one step up the l1 distance of
-    logits, whose gradient in the victim's input is a forward difference `reach` long in one random direction, and the
-    copy takes `lessons` steps down it. Logits are log-probabilities less their mean. Returns the copy, evaluating. A
-    `ValueError` for an empty pool, or an oracle that reveals labels only.
+    logits, whose gradient in the input, of victim and copy together, is a forward difference `reach` long in one random
+    direction with the copy evaluating, and the copy takes `lessons` steps down it. Logits are log-probabilities less
+    their mean. Returns the copy, evaluating. A `ValueError` for an empty pool, or an oracle that reveals labels only.
     """
     if oracle.reveals == "labels":
         raise ValueError("expected an oracle that reveals scores, got one that reveals labels only: try theft/copycat")
@@ -99,5 +100,6 @@ def _slope(raw: Tensor, copy: nn.Module, oracle: ScoreOracle, reach: float) -> T
     """The gradient in `raw` `(B, ...)` of how far the copy is from the oracle, by one difference along a direction."""
     way = torch.randn_like(raw)
     way = way / way.flatten(1).norm(dim=1).view(-1, *[1] * (raw.ndim - 1)).clamp_min(1e-12)
-    here, there = (_apart(oracle, copy, x) for x in (_shown(raw), _shown(raw + reach * way)))
+    with frozen(copy):  # dropout would differ between the two
+        here, there = (_apart(oracle, copy, x) for x in (_shown(raw), _shown(raw + reach * way)))
     return raw[0].numel() * ((there - here) / reach).view(-1, *[1] * (raw.ndim - 1)) * way

@@ -6,17 +6,14 @@ What is done is said where it is done, for each kind of method: see `_runs`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import signature
 from typing import Literal
 
-import torch
-from torch import nn
-
-from buckler.evaluation import spent
+from buckler.evaluation import running, spent
 from buckler.method import Method, describe
 from buckler.subject import Subject
-from buckler.target import metered
 from buckler.theft._runs import RUNS
-from buckler.theft._setting import Setting
+from buckler.theft._setting import Setting, fitting
 from buckler.trial import Trial
 
 
@@ -30,6 +27,7 @@ def evaluate(
     pool: Literal["test", "train", "noise"] = "test",
     attack: Method | None = None,
     train_rows: int = 10_000,
+    models: int = 100,
     training_epochs: float = 15,
     seed: int = 0,
     tick: Callable[[float, int], None] | None = None,
@@ -40,23 +38,19 @@ def evaluate(
     scores with fewer classes and digits: `top3`, `digits2`, `top3-digits2`), and has a pool of inputs without labels:
     half of the test rows, at most `train_rows` training rows, or noise. Its copies are measured on at most `rows` of
     the other half of the test rows. A guard is measured by what `attack`, a thief, makes of a model with and without
-    it. A model trained here for comparison trains for `training_epochs`. `seed` decides what is drawn. A kind that this
-    area does not run, or a budget of no queries, is a `ValueError`.
+    it, and a detector of queries, with the largest of the budgets, by whether it tells `attack` (or several, and
+    attacks on single inputs) from honest clients. A guess has that budget and `models` of the thief's own to learn
+    from, and is tried on as many others. A model trained here for comparison trains for `training_epochs`. `seed`
+    decides what is drawn. A kind that this area does not run, and what it makes nothing of, is a `ValueError`.
     """
     described = describe(method)
     if described.kind not in RUNS:
         raise ValueError(f"{described.path}: expected a method that this area runs, got one of kind {described.kind}")
-    if not queries or min(queries) < 1:
-        raise ValueError(f"expected budgets of at least one query, got {', '.join(map(str, queries)) or 'none'}")
-    device = subject.device
-    modules = (subject.model,) if isinstance(subject.model, nn.Module) else ()
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), metered(*modules) as meter:
-        torch.manual_seed(seed)
-
-        def told(done: float) -> None:
-            if tick is not None:
-                tick(done, meter.forwards)
-
+    words: dict[str, object] = {"queries": queries, "reveals": reveals, "pool": pool, "attack": attack}
+    words |= {"models": models, "training_epochs": training_epochs}
+    usual = signature(evaluate).parameters
+    fitting(described.kind, {name: value for name, value in words.items() if value != usual[name].default})
+    with running(subject, seed, tick) as (device, meter, told):
         setting = Setting(
             method=method,
             described=described,
@@ -67,6 +61,7 @@ def evaluate(
             pool=pool,
             attack=attack,
             train_rows=train_rows,
+            models=models,
             epochs=training_epochs,
             seed=seed,
             device=device,

@@ -6,13 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 
 from buckler.findings import Rule, Verdicts
 from buckler.theft._judged_extraction import of_extraction
+from buckler.theft._judged_making import of_making
 from buckler.theft._judged_owned import of_ownership
+from buckler.theft._judged_watched import of_detection
 from buckler.trial import Trial
 
 Group = Callable[[Sequence[Trial], Mapping[str, Rule], str], Verdicts]
 GROUPS: Mapping[tuple[str, ...], Group] = {
     ("extract", "guard"): of_extraction,
     ("own",): of_ownership,
+    ("guess",): of_making,
+    ("watch",): of_detection,
 }
 """What is made of the trials of some kinds; each is given those, the severity rules, and the command."""
 
