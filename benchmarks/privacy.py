@@ -1,23 +1,26 @@
 """Membership inference: the shadow farm against a plain loop, and the variance rules of LiRA.
 
-    python benchmarks/privacy.py [--parts farm,lira,dp] [--shadows 16]
+    python benchmarks/privacy.py [--parts farm,lira,dp] [--shadows 16] [--peer attacks.py]
 
 `farm` trains the same shadow models by a loop as it is usually written (a `DataLoader`, an optimizer, one model after
 the other, torch's own number of threads) and by every engine of the library. Accuracies of the shadows, on the rows
 that they hold and on test rows, stand beside the times, each the median of three rounds in turn. `lira` scores the same
 eight targets with the same shadows by every variance rule; what is found at 0.1 % of false alarms is over all of their
-rows together. `dp` is the time of a step of DP-SGD, drawing of rows included, beside that of each mode of Opacus on
+rows together; with `--peer`, the file `attacks.py` of https://github.com/privacytrustlab/ml_privacy_meter, so does its
+RMIA. `dp` is the time of a step of DP-SGD, drawing of rows included, beside that of each mode of Opacus on
 batches drawn beforehand. Each part is written to benchmarks/results/privacy.json when it ends.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import logging
 import statistics
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -136,19 +139,24 @@ def listed(answers: Tensor) -> Oracle:
     return Oracle(lambda x: answers[x[:, 0].long(), 0].exp(), batch=1 << 30)
 
 
-def rules(shadows: int) -> dict[str, Any]:
+def rules(shadows: int, peer: Path | None) -> dict[str, Any]:
     """What every rule finds with the same shadows, over all rows of all targets."""
-    data = fashion(True, 4000)
-    x, y = torch.arange(float(len(data[1])))[:, None], data[1]
-    inside = torch.stack([halves(len(y), 2, 1000 + target)[0] for target in range(TARGETS)])
-    held = halves(len(y), shadows)
-    lesson = Lesson(flat, epochs=40, batch=64, rate=0.05)
+    data, other = fashion(True, 4000), fashion(False, 1000)
+    many, y = len(data[1]), data[1]
+    x = torch.arange(float(many))[:, None]
+    pairs = torch.cat([halves(many, 2, 1000 + target) for target in range(TARGETS)])
+    held = halves(many, shadows)
+    who = torch.cat([held, pairs])
+    wide = torch.cat([who, torch.zeros(len(who), len(other[1]), dtype=torch.bool)], 1)
+    every = torch.cat([data[0], other[0]]), torch.cat([y, other[1]])
     began = time.perf_counter()
-    made = farm(lesson, data, torch.cat([held, inside]), engine="stacked")
-    known = Shadows(held, made.answers[:shadows], y)
+    made = farm(Lesson(flat, epochs=40, batch=64, rate=0.05), every, wide, engine="stacked")
+    answers = [one[:many] for one in made.answers]
+    known, inside = Shadows(held, answers[:shadows], y), pairs[::2]
     scores: dict[str, Callable[[Oracle], Tensor]] = {
         "loss threshold": lambda oracle: loss_threshold(oracle, x, y),
-        "rmia": lambda oracle: rmia(oracle, x, y, shadows=known),
+        "rmia online": lambda oracle: rmia(oracle, x, y, shadows=known),
+        "rmia offline": lambda oracle: rmia(oracle, x, y, shadows=known, online=False),
     }
     for online in (True, False):
         for variance in ("fixed", "per-example", "shrunk"):
@@ -157,22 +165,40 @@ def rules(shadows: int) -> dict[str, Any]:
     found: dict[str, Any] = {
         "case": f"Fashion-MNIST, 4,000 rows, two linear layers, 40 epochs, {TARGETS} targets, {shadows} shadows",
         "training_seconds": time.perf_counter() - began,
-        "train_accuracy": accuracies([*made.answers], y, torch.cat([held, inside]))["train_accuracy"],
+        "train_accuracy": accuracies(answers, y, who)["train_accuracy"],
     }
-    for name, score in scores.items():
-        ranked = torch.cat(
-            [
-                torch.stack([score(listed(answers)), mine.double()], 1)
-                for answers, mine in zip(made.answers[shadows:], inside, strict=True)
-            ]
-        )
+    ranked = {name: [score(listed(one)) for one in answers[shadows::2]] for name, score in scores.items()}
+    if peer is not None:
+        ranked["ml_privacy_meter, rmia"] = theirs(peer, made.answers, every[1], wide, shadows)
+    for name, each in ranked.items():
+        pooled = torch.cat([torch.stack([one, mine.double()], 1) for one, mine in zip(each, inside, strict=True)])
         found[name] = {
-            "auc": stats.area(ranked, "ranked").record(),
-            "found_at_0.01": stats.found(ranked, "ranked").record(),
-            "found_at_0.001": stats.found(ranked, "ranked", alarms=0.001).record(),
+            "auc": stats.area(pooled, "ranked").record(),
+            "found_at_0.01": stats.found(pooled, "ranked").record(),
+            "found_at_0.001": stats.found(pooled, "ranked", alarms=0.001).record(),
         }
     found["null"] = "rows of one target are not independent of those of another: intervals are about, not exact"
     return found
+
+
+def theirs(peer: Path, answers: Sequence[Tensor], y: Tensor, wide: Tensor, shadows: int) -> list[Tensor]:
+    """The scores of ml_privacy_meter's RMIA, `attacks.py` of its repository, for each target: its `offline_a` is tuned
+    on the model of the other half, as it does it, and the rows that nobody holds are its population."""
+    spec = importlib.util.spec_from_file_location("attacks", peer)
+    if spec is None or spec.loader is None:
+        raise SystemExit(f"expected --peer to name attacks.py of ml_privacy_meter, got {peer}")
+    module: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    signals = torch.stack([one[torch.arange(len(y)), 0, y].exp() for one in answers], 1).double().numpy()
+    member = wide.T.numpy()
+    mine, population = ~(~wide.any(0)).numpy(), (~wide.any(0)).numpy()
+    scores: list[Tensor] = []
+    for target in range(shadows, len(answers), 2):
+        columns = [target, target + 1, *range(shadows)]
+        a, b, held = signals[mine][:, columns], signals[population][:, columns], member[mine][:, columns]
+        offline, *_ = module.tune_offline_a(0, a, b, held, logging.getLogger("peer"))
+        scores.append(torch.from_numpy(module.run_rmia(0, a, b, held, shadows // 2, offline)))
+    return scores
 
 
 def private(steps: int = 20, batch: int = 256) -> dict[str, Any]:
@@ -233,10 +259,11 @@ if __name__ == "__main__":
     asked = argparse.ArgumentParser(description="Membership inference and differential privacy: speed and strength.")
     asked.add_argument("--parts", default="farm,lira,dp")
     asked.add_argument("--shadows", type=int, default=16)
+    asked.add_argument("--peer", type=Path)
     given = asked.parse_args()
     if "dp" in given.parts:
         keep(RESULTS, {"dp": private()}, NOTE)
     if "lira" in given.parts:
-        keep(RESULTS, {"lira": rules(given.shadows)}, NOTE)
+        keep(RESULTS, {"lira": rules(given.shadows, given.peer)}, NOTE)
     if "farm" in given.parts:
         keep(RESULTS, {"farm": farms(given.shadows)}, NOTE)

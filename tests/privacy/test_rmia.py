@@ -20,16 +20,21 @@ def world(rows: int = 23, models: int = 6, seed: int = 0) -> tuple[torch.Tensor,
     return answers[0], Shadows(held, answers[1:], y), y
 
 
+def told(answers: torch.Tensor, row: int, label: int, temperature: float) -> float:
+    powers = answers[row, 0].double().exp() ** (1 / temperature)
+    return float(powers[label] / powers.sum())
+
+
 @pytest.mark.parametrize("online", [True, False])
 @pytest.mark.parametrize("gamma", [1.0, 2.0])
 def test_sorting_says_what_all_pairs_say(online: bool, gamma: float) -> None:
     target, shadows, y = world()
     rows, a, temperature = len(y), 0.33, 2.0
-    got = rmia(listed(target), torch.arange(rows)[:, None].float(), y, shadows=shadows, online=online, gamma=gamma)
+    x = torch.arange(rows)[:, None].float()
+    got = rmia(listed(target), x, y, shadows=shadows, online=online, gamma=gamma, offline=a)
 
     def probability(answers: torch.Tensor, row: int) -> float:
-        powers = answers[row, 0].double().exp() ** (1 / temperature)
-        return float(powers[y[row]] / powers.sum())
+        return told(answers, row, int(y[row]), temperature)
 
     ratios: list[float] = []
     for row in range(rows):
@@ -41,6 +46,33 @@ def test_sorting_says_what_all_pairs_say(online: bool, gamma: float) -> None:
     beaten = [sum(one / other >= gamma * (1 - 1e-12) for other in ratios) / rows for one in ratios]
     expected = [share + one / (1 + one) / (2 * rows) for share, one in zip(beaten, ratios, strict=True)]
     assert got.tolist() == pytest.approx(expected, abs=1e-7)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_correction_is_the_one_that_works_best_on_shadows(seed: int) -> None:
+    """Tried one by one: for each of the first shadows, on rows that some other shadow does not hold."""
+    target, shadows, y = world(seed=seed)
+    held, answers = shadows.held.tolist(), shadows.answers
+    areas: dict[float, float] = {}
+    for step in range(11):
+        a, areas[step / 10] = step / 10, 0.0
+        for one in range(2, 4):  # the first two hold all rows, or none: nobody is told apart
+            sides: dict[bool, list[float]] = {True: [], False: []}
+            for row in range(len(y)):
+                label = int(y[row])
+                outs = [told(answers[m], row, label, 2.0) for m in range(len(held)) if m != one and not held[m][row]]
+                general = (1 + a) * sum(outs) / len(outs) + 1 - a
+                sides[held[one][row]].append(told(answers[one], row, label, 2.0) / general)
+            pairs = [(p > q) + (p == q) / 2 for p in sides[True] for q in sides[False]]
+            areas[a] += sum(pairs) / len(pairs)
+    best = max(areas, key=areas.__getitem__)
+    x = torch.arange(len(y))[:, None].float()
+    tuned = rmia(listed(target), x, y, shadows=shadows, online=False)
+    assert torch.equal(tuned, rmia(listed(target), x, y, shadows=shadows, online=False, offline=best))
+    assert (
+        sum(torch.equal(tuned, rmia(listed(target), x, y, shadows=shadows, online=False, offline=a)) for a in areas)
+        < 11
+    )
 
 
 def test_a_target_that_learnt_nothing_gives_nobody_away_and_one_that_did_does() -> None:
@@ -56,7 +88,7 @@ def test_a_target_that_learnt_nothing_gives_nobody_away_and_one_that_did_does() 
 def test_rows_that_gained_less_than_gamma_are_ordered_as_well() -> None:
     """A target that is hardly surer than others beats nobody by a factor of two, and still gives members away."""
     oracle, x, y, member, shadows = normal_world(2000, 8, gain=0.6, spread=0.3)
-    scores = rmia(oracle, x, y, shadows=shadows)
+    scores = rmia(oracle, x, y, shadows=shadows, online=False, gamma=2.0, offline=0.33)
     assert float(scores.max()) < 0.05
     assert stats.area(torch.stack([scores.float(), member.float()], 1), "r").low > 0.55
 

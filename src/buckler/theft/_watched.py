@@ -3,6 +3,8 @@
 Its alarm is put where the most suspicious of some honest clients was, who send rows that no other client has. Others
 then send rows of their own, pictures of scenes that hardly move, or now and then an input twice. Thieves and attacks on
 single inputs ask with one budget; those who are flagged are stopped there, and come back knowing what watches them.
+Honest clients of a kind draw from the same rows, and intervals are over clients of these rows: those who send what
+thieves have show whether the alarm carries over to other rows.
 """
 
 from __future__ import annotations
