@@ -89,19 +89,23 @@ def training_speed(record: dict[str, Any]) -> str:
 
 
 def leaks(record: dict[str, Any]) -> str:
-    """What LiRA finds by each rule of its variance, and how long shadow models take."""
+    """What attacks find with the same shadow models, how long these take, and a step with differential privacy."""
     lines = ["| attack | area under the curve | found at 1 % false alarms | at 0.1 % |", "|---|---|---|---|"]
     for name, found in record["lira"].items():
         if isinstance(found, dict):
             shares = (_between(found[key], 100) for key in ("found_at_0.01", "found_at_0.001"))
             lines.append(f"| {name} | {found['auc']['value']:.3f} | {' | '.join(shares)} |")
     lines += ["", f"{record['lira']['case']}; per cent, {record['lira']['null']}.", ""]
-    lines += ["| shadow models | plain loop | stacked | ratio |", "|---|---|---|---|"]
+    lines += ["| shadow models | plain loop | one by one | stacked | processes | ratio |", "|---|---|---|---|---|---|"]
     for name, case in record["farm"].items():
-        seconds = [f"{case[how]['seconds']:.1f} s" for how in ("plain loop", "stacked")]
+        ways = [f"{case[how]['seconds']:.1f} s" for how in ("plain loop", "sequential", "stacked", "processes")]
         many = f"{case['shadows']} x {name}, {case['rows']} rows, {case['epochs']} epochs"
-        lines.append(f"| {many} | {' | '.join(seconds)} | {case['stacked against the plain loop']:.2f}x |")
-    return "\n".join(lines)
+        lines.append(f"| {many} | {' | '.join(ways)} | {case['ratio']:.2f}x |")
+    private = record["dp"]
+    lines += ["", "| DP-SGD | seconds per step | beside `dp_sgd` |", "|---|---|---|"]
+    for name, seconds in private["seconds"].items():
+        lines.append(f"| {name} | {seconds:.3f} | {seconds / private['seconds']['dp_sgd']:.2f}x |")
+    return "\n".join([*lines, "", f"{private['case']}."])
 
 
 def _between(found: dict[str, float], times: float) -> str:
