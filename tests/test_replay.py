@@ -10,7 +10,7 @@ from torch import Tensor
 
 from buckler import replay
 from buckler.replay import replayed
-from buckler.target import Oracle
+from buckler.target import Oracle, QueryBudgetExceeded
 
 
 class Service:
@@ -74,6 +74,33 @@ def test_an_answer_that_was_half_written_is_asked_again(tmp_path: Path, cut: int
     for x in QUESTIONS[:2]:
         third(x)
     assert service.calls == (3 if cut < 200 else 4)
+
+
+def test_one_damaged_bit_is_noticed_wherever_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "answers"
+    service = Service()
+    heard = replayed(Oracle(service), path)(QUESTIONS[0])
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        before = service.calls
+        again = replayed(Oracle(service), path)
+        assert not torch.equal(again(QUESTIONS[0]), heard)  # the service says something else at every call
+        assert service.calls == before + 1
+    path.write_bytes(whole[:16] + (1 << 60).to_bytes(8, "big") + whole[24:])  # says that it is longer than any file
+    replayed(Oracle(service), path)(QUESTIONS[0])
+    assert service.calls == len(whole) + 2
+
+
+def test_what_was_paid_for_counts_against_the_budget_of_the_oracle(tmp_path: Path) -> None:
+    first = replayed(Oracle(Service(), budget=7), tmp_path / "answers")
+    for x in QUESTIONS[:2]:
+        first(x)
+    again = replayed(Oracle(Service(), budget=7), tmp_path / "answers")
+    for x in QUESTIONS[:2]:
+        again(x)
+    with pytest.raises(QueryBudgetExceeded, match="at most 7"):
+        again(QUESTIONS[2])
 
 
 def test_what_cannot_be_reached_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -145,3 +146,16 @@ def test_frozen_gives_everything_back() -> None:
         use()
     assert [module.training for module in model.modules()] == modes
     assert [p.requires_grad for p in model.parameters()] == [False, True, True, True]
+
+
+def test_scores_are_probabilities_as_services_show_them() -> None:
+    draw = torch.Generator().manual_seed(0)
+    for classes in (2, 10, 100, 1000):
+        scores = torch.randn(20, classes, generator=draw).softmax(1)
+        two_digits = (scores * 100).round() / 100
+        leading = scores * (scores >= scores.topk(2).values[:, -1:])
+        for shown in (scores, two_digits + 1e-9, leading):
+            assert torch.equal(Oracle(lambda x, shown=shown: shown[: len(x)])(torch.zeros(20, 1)), shown)
+        for wrong in (scores - 0.2, scores * 9, scores * math.nan):
+            with pytest.raises(ValueError, match="expected scores that are probabilities"):
+                Oracle(lambda x, wrong=wrong: wrong[: len(x)])(torch.zeros(20, 1))

@@ -65,8 +65,8 @@ class Endpoint:
         if out.ndim != 2 or len(out) != many or out.shape[1] < 2:
             raise self._wrong(f"{many} rows of scores, one score per class", f"shape {tuple(out.shape)}")
         out = out.float()
-        sums = out.sum(1)
-        if not bool(out.isfinite().all()) or bool((out < 0).any()) or bool(((sums - 1).abs() > 0.05).any()):
+        if not probable(out):
+            sums = out.sum(1)
             raise self._wrong(
                 "probabilities that sum to 1 in every row",
                 f"sums from {float(sums.min()):.4g} to {float(sums.max()):.4g}: answer with softmax outputs, or labels",
@@ -120,6 +120,14 @@ def _whole(answer: http.client.HTTPResponse, deadline: float) -> bytes:
     if answer.length:
         raise http.client.IncompleteRead(b"".join(parts), answer.length)
     return b"".join(parts)
+
+
+def probable(scores: Tensor) -> bool:
+    """Whether `scores` `(B, K)` can be probabilities: none below 0, and sums of 1, up to what two digits each make of
+    that, or less where only the leading classes are shown."""
+    least, most = 0.0, 1 + max(0.05, 0.005 * scores.shape[1])
+    sums = scores.sum(1)
+    return bool((scores >= 0).all() & (sums > least).all() & (sums <= most).all())
 
 
 def is_address(url: str) -> bool:

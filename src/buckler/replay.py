@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import time
 from collections.abc import Callable
@@ -29,39 +30,48 @@ def replayed(oracle: Oracle, path: Path) -> Oracle:
 
 
 class _Log:
-    """Records of a question's fingerprint and its answer, one after the other, of which the first `good` bytes hold."""
+    """Records of a question's fingerprint, its answer's length and digest, and the answer, one after the other, of
+    which the first `good` bytes hold."""
 
     def __init__(self, oracle: Oracle, path: Path) -> None:
         self._oracle, self._path, self._good, self._ahead = oracle, path, 0, path.exists()
 
     def __call__(self, x: Tensor) -> Tensor:
         key = fingerprint_tensors({"x": x}).encode()
-        held = self._held(key) if self._ahead else None
+        held = self._held(key, len(x)) if self._ahead else None
         if held is not None:
+            self._oracle.asked += len(x)  # it was paid for
             return held.to(x.device)
         self._ahead = False
         answer = patient(self._oracle, x)
         answer = answer.float() if answer.dtype in (torch.bfloat16, torch.float16) else answer
-        record = io.BytesIO()
-        record.write(key)
-        np.save(record, answer.cpu().numpy(), allow_pickle=False)
+        content = io.BytesIO()
+        np.save(content, answer.cpu().numpy(), allow_pickle=False)
         with self._path.open("r+b" if self._path.exists() else "wb") as file:
             file.truncate(self._good)
             file.seek(self._good)
-            self._good += file.write(record.getvalue())
+            self._good += file.write(key + _sealed(key, content.getvalue()) + content.getvalue())
         return answer
 
-    def _held(self, key: bytes) -> Tensor | None:
+    def _held(self, key: bytes, rows: int) -> Tensor | None:
+        """The next answer in the file, if it is whole, and to this question."""
         with self._path.open("rb") as file:
             file.seek(self._good)
-            try:
-                if file.read(len(key)) != key:
-                    return None
-                answer = torch.from_numpy(np.load(file, allow_pickle=False))
-            except (ValueError, EOFError, TypeError):
+            asked, seal = file.read(len(key)), file.read(SEAL)
+            content = file.read(min(int.from_bytes(seal[:8], "big"), self._path.stat().st_size))
+            if asked != key or seal != _sealed(key, content):
                 return None
             self._good = file.tell()
-        return answer
+        answer = torch.from_numpy(np.load(io.BytesIO(content), allow_pickle=False))
+        return answer if len(answer) == rows else None
+
+
+SEAL = 8 + hashlib.sha256().digest_size
+
+
+def _sealed(key: bytes, content: bytes) -> bytes:
+    """How long an answer is, and a digest of it and of its question."""
+    return len(content).to_bytes(8, "big") + hashlib.sha256(key + content).digest()
 
 
 def patient(ask: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -20,10 +20,10 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from torch.utils.hooks import RemovableHandle
 
+from buckler.endpoint import probable
+
 Reveals = Literal["labels", "scores", "logits", "features"]
 Precision = Literal["float32", "bfloat16", "auto"]
-ROUNDED = 0.05
-"""How far from 1 scores may sum: they are often shown with two digits, as `endpoint` takes them."""
 
 
 class QueryBudgetExceeded(Exception):
@@ -77,7 +77,7 @@ class Oracle:
             behind = self._answer
             if isinstance(behind, nn.Module) or (isinstance(behind, Oracle) and behind.reveals == "logits"):
                 out = out.softmax(1)
-            if not bool((out >= 0).all() & ((out.sum(1) - 1).abs() <= ROUNDED).all()):
+            if not probable(out):
                 raise ValueError(f"expected scores that are probabilities, got {out.min():.4g} to {out.max():.4g}")
         return out
 

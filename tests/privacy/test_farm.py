@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from buckler.data import Rows
 from buckler.nets import SmallCNN
 from buckler.privacy import _farm
-from buckler.privacy._farm import Lesson, Stack, farm, halves, learnt, stackable
+from buckler.privacy._farm import Engine, Lesson, Stack, farm, halves, learnt, stackable
 from buckler.train import fit, started
 
 LESSON = Lesson(net, epochs=3, batch=16)
@@ -61,6 +61,36 @@ def test_processes_make_the_same_models_as_one() -> None:
     data, held = noise(40), halves(40, 2)
     alone, apart = (farm(by_heart, data, held, engine=engine) for engine in ("sequential", "processes"))
     assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(alone.answers, apart.answers, strict=True))
+
+
+def drops() -> nn.Module:
+    return nn.Sequential(net(), nn.ReLU(), nn.Dropout(0.5))
+
+
+def nested(engine: Engine) -> tuple[list[Tensor], int]:
+    """A farm inside a worker, as an audit runs it with several."""
+    farmed = farm(Lesson(drops, epochs=2, batch=16), noise(40), halves(40, 4), engine=engine, workers=2)
+    return list(farmed.answers), torch.get_num_threads()
+
+
+@pytest.mark.slow  # processes that start processes
+def test_a_farm_in_a_worker_makes_the_models_that_its_seed_decides() -> None:
+    alone, _ = nested("sequential")
+    calls = [joblib.delayed(nested)(engine) for engine in ("sequential", "processes")]
+    for answers, threads in joblib.Parallel(n_jobs=2, backend="loky")(calls):
+        assert threads == 1
+        assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(alone, answers, strict=True))
+
+
+def test_a_network_that_draws_by_chance_is_not_stacked_and_timing_leaves_no_trace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_farm, "PATIENCE", 0.0)
+    lesson, before, threads = Lesson(drops, epochs=2, batch=16), torch.get_rng_state(), torch.get_num_threads()
+    found, alone = (farm(lesson, noise(40), halves(40, 4), engine=e, workers=1) for e in ("auto", "sequential"))
+    assert all(torch.equal(one, other) for one, other in zip(found.answers, alone.answers, strict=True))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.get_num_threads() == threads
 
 
 @pytest.mark.slow  # and Ray is no dependency

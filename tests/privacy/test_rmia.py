@@ -85,6 +85,14 @@ def test_a_target_that_learnt_nothing_gives_nobody_away_and_one_that_did_does() 
             assert (estimate.low <= 0.5 <= estimate.high) is not known
 
 
+def test_shadows_that_are_sure_of_everything_leave_numbers() -> None:
+    target, shadows, y = world()
+    sure = [(3000 * answers).log_softmax(-1) for answers in shadows.answers]
+    x = torch.arange(len(y))[:, None].float()
+    scores = rmia(listed(target), x, y, shadows=Shadows(shadows.held, sure, y), online=False)
+    assert bool(scores.isfinite().all())
+
+
 def test_rows_that_gained_less_than_gamma_are_ordered_as_well() -> None:
     """A target that is hardly surer than others beats nobody by a factor of two, and still gives members away."""
     oracle, x, y, member, shadows = normal_world(2000, 8, gain=0.6, spread=0.3)

@@ -12,7 +12,30 @@ from torch import nn
 
 from buckler.target import Oracle
 from buckler.theft import _claims
-from buckler.theft._claims import answers, assigned, binomial_tail, classes_of, rank, readable, secret, shuffled
+from buckler.theft._claims import (
+    answers,
+    assigned,
+    binomial_tail,
+    by_chance,
+    classes_of,
+    rank,
+    readable,
+    secret,
+    shuffled,
+)
+
+
+@pytest.mark.parametrize("hits", [1, 2, 3, 5])
+def test_no_dependence_makes_as_many_claims_more_probable(hits: int) -> None:
+    """Reached where p-values are small together: `hits` of them, in a share of trials that leaves each one right."""
+    many, level, trials = 5, 0.1, 3000
+    small = torch.zeros(trials, many, dtype=torch.bool)
+    worst = round(trials * many * level / hits)
+    for trial in range(worst):
+        small[trial, [(trial + turn) % many for turn in range(hits)]] = True
+    assert small.double().mean(0).tolist() == pytest.approx([level] * many, abs=1e-3)
+    assert float((small.sum(1) >= hits).double().mean()) == pytest.approx(by_chance(hits, many, level), abs=1e-3)
+    assert by_chance(0, many, level) == 1.0
 
 
 @pytest.mark.parametrize(("hits", "many", "chance"), [(0, 5, 0.1), (1, 5, 0.1), (7, 20, 0.25), (20, 20, 0.1)])

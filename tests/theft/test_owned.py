@@ -72,12 +72,12 @@ def test_a_claim_of_the_innocent_is_loud(marked: Trial) -> None:
     """One of five at 1 % is what chance does in every twentieth trial, two are not."""
     (once,) = of_ownership([_claiming(marked, 1)], rules(), "buckler run {method}").findings
     assert (once.severity, once.because, once.remedy) == (Severity.info, "", "")
-    assert "claims 1 of 5 independent models, which chance does in 4.9 % of such trials." in once.claim
+    assert "claims 1 of 5 independent models, which chance does in 5 % of such trials at most." in once.claim
     assert "prove nothing" not in once.claim
     (finding,) = of_ownership([_claiming(marked, 2), marked], rules(), "buckler run {method}").findings
     assert (finding.state, finding.severity) == ("found", Severity.high)
     assert "At the least 0.0527 of independent models" in finding.because
-    assert "claims 2 of 5 independent models, which chance does in 0.098 % of such trials: its" in finding.claim
+    assert "claims 2 of 5 independent models, which chance does in 2.5 % of such trials at most: its" in finding.claim
 
 
 def _claiming(marked: Trial, many: int) -> Trial:

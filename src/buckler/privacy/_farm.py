@@ -7,7 +7,8 @@ up to rounding: one after the other; stacked, where one step of one loop trains 
 wherever `joblib.parallel_config` says (Ray, Dask). Stacking saves the overhead of small operations and is several times
 faster than a plain loop for small networks; where convolutions are all the work, processes are (`benchmarks/privacy.py`
 has both). `auto` times a few steps of each and takes the fastest, but does not look further than a stack where that is
-done within `PATIENCE`. Networks that cannot be stacked, and trainings of the user's own, are trained one by one.
+done within `PATIENCE`. It stacks no network whose training draws by chance, because a stack's draws are others; and
+networks that cannot be stacked, and trainings of the user's own, are trained one by one.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import copy
 import inspect
 import io
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
@@ -24,6 +26,7 @@ from typing import Literal, cast
 import joblib
 import numpy as np
 import torch
+from joblib.parallel import SequentialBackend, ThreadingBackend, get_active_backend
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn import functional as F
@@ -118,7 +121,8 @@ def stackable(net: Callable[[], nn.Module], x: Tensor) -> bool:
     """Whether two networks of this kind can be trained as one: tried on two rows of `x`, gradients included."""
     try:
         stack = Stack([train.started(net, seed) for seed in range(2)]).train()
-        stack(floats(x[:2]).expand(2, *x[:2].shape)).sum().backward()
+        with torch.random.fork_rng():
+            stack(floats(x[:2]).expand(2, *x[:2].shape)).sum().backward()
     except Exception:  # vmap refuses what it cannot batch with many types of error
         return False
     return True
@@ -189,10 +193,11 @@ def _quickest(job: _Job, todo: list[int], workers: int) -> Engine:
     if not isinstance(lesson, Lesson) or not todo or not stackable(lesson.net, job.data[0]):
         return "sequential"
     steps = lesson.epochs * float(job.held[todo].sum()) / lesson.batch
-    seconds = {"stacked": steps * _step(job, todo[:STACK])}
-    if seconds["stacked"] > PATIENCE:
-        seconds["sequential"] = steps * _step(job, todo[:1])
-        if workers > 1 and job.device.type == "cpu":
+    first: Engine = "sequential" if by_chance(lesson.net, job.data[0]) else "stacked"
+    seconds = {first: steps * _step(job, todo[: STACK if first == "stacked" else 1])}
+    if seconds[first] > PATIENCE:
+        seconds.setdefault("sequential", steps * _step(job, todo[:1]))
+        if workers > 1 and job.device.type == "cpu" and not _shared():
             try:
                 at_once = _apart(workers)(joblib.delayed(_step)(job, todo[:1], 1) for _ in range(workers))
                 seconds["processes"] = steps * max(cast("list[float]", list(at_once))) / workers
@@ -203,26 +208,50 @@ def _quickest(job: _Job, todo: list[int], workers: int) -> Engine:
 
 def _step(job: _Job, models: Sequence[int], threads: int = 0, tries: int = 3) -> float:
     """Seconds that a step of training takes for each of these models, stacked if there are several: the least found."""
-    if threads:
-        torch.set_num_threads(threads)
     lesson = cast(Lesson, job.training)
     nets = [train.started(lesson.net, model) for model in models]
     several = len(nets) > 1
     net = (Stack(nets) if several else nets[0]).to(job.device).train()
     x = floats(job.data[0][: lesson.batch].to(job.device))
     took: list[float] = []
-    for _ in range(tries):
-        began = time.perf_counter()
-        net(x.expand(len(nets), *x.shape) if several else x).square().mean().backward()
-        next(net.parameters()).sum().item()  # waits for the device
-        took.append(time.perf_counter() - began)
+    with torch.random.fork_rng(), _threads(threads):
+        for _ in range(tries):
+            began = time.perf_counter()
+            net(x.expand(len(nets), *x.shape) if several else x).square().mean().backward()
+            next(net.parameters()).sum().item()  # waits for the device
+            took.append(time.perf_counter() - began)
     return min(took) / len(nets)
+
+
+def by_chance(net: Callable[[], nn.Module], x: Tensor) -> bool:
+    """Whether the network answers two rows of `x` otherwise when it is asked again in training, as dropout makes it."""
+    model = train.started(net, 0).train()
+    with torch.random.fork_rng(), torch.no_grad():
+        return not torch.equal(model(floats(x[:2])), model(floats(x[:2])))
+
+
+@contextmanager
+def _threads(many: int) -> Generator[None, None, None]:
+    """So many threads inside, if it is any."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(many or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _apart(workers: int) -> joblib.Parallel:
     """Calls in other processes: where `joblib.parallel_config` says, or on this machine."""
-    backend = cast("joblib.parallel.ParallelBackendBase", joblib.parallel.get_active_backend()[0])
-    return joblib.Parallel(n_jobs=workers, return_as="generator" if backend.supports_return_generator else "list")
+    if _shared():
+        return joblib.Parallel(n_jobs=workers, backend="loky", return_as="generator")
+    lazily = cast("joblib.parallel.ParallelBackendBase", get_active_backend()[0]).supports_return_generator
+    return joblib.Parallel(n_jobs=workers, return_as="generator" if lazily else "list")
+
+
+def _shared() -> bool:
+    """Whether joblib would run calls in this process, where they share one source of chance: so it is in a worker."""
+    return isinstance(get_active_backend()[0], ThreadingBackend | SequentialBackend)
 
 
 def _rounds(
@@ -247,11 +276,10 @@ def _rounds(
 
 def _alone(job: _Job, model: int, threads: int) -> Tensor:
     """The answers of one model, trained by itself; in a process of its own with so many `threads`."""
-    if threads:
-        torch.set_num_threads(threads)
     rows = job.rows(model)
     own = job.data[0][rows], job.data[1][rows]
-    return _answers(learnt(job.training, own, seed=job.seed, start=job.start(model), device=job.device), job)
+    with _threads(threads):
+        return _answers(learnt(job.training, own, seed=job.seed, start=job.start(model), device=job.device), job)
 
 
 def _stacked(job: _Job, models: Sequence[int], tick: Tick | None, total: int) -> list[Tensor]:

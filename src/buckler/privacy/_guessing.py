@@ -46,11 +46,7 @@ def guessed(setting: Setting) -> Trial:
 
 def _columns(setting: Setting) -> Trial:
     described, params = setting.described, setting.described.params
-    asked: dict[str, object] = {
-        "rows": setting.rows,
-        "train_rows": setting.train_rows,
-        "training_epochs": setting.epochs,
-    }
+    asked = setting.asked("rows", "train_rows", "training_epochs")
     within = "a query per row and value"
     wants = "a hidden column of rows"
     blank = setting.blank(Threat(described.holds, "nothing", within, wants, described.tags), asked)
@@ -135,18 +131,14 @@ def _asked(
 
 def _shares(setting: Setting) -> Trial:
     described, subject = setting.described, setting.subject
-    asked: dict[str, object] = {
-        "models": setting.models,
-        "train_rows": setting.train_rows,
-        "training_epochs": setting.epochs,
-    }
+    asked = setting.asked("models", "train_rows", "training_epochs")
     params: Mapping[str, object] = described.params
     label, shares = int(str(params["label"])), tuple(cast("list[float]", params["shares"]))
     said = " or ".join(f"{share:.0%}" for share in shares)
     wants = f"whether class {label} was {said} of the training rows"
     within = f"{setting.models} shadow models on rows of the same distribution"
     blank = setting.blank(Threat(described.holds, "nothing", within, wants, described.tags), asked)
-    training = training_of(subject, setting.epochs)
+    training = training_of(subject, setting.training_epochs)
     if subject.train is None or training is None:
         lacks = "`train`" if subject.train is None else "`recipe` or its `net`"
         return skipped(blank, f"{described.path} trains models on shares of the rows: give the subject its {lacks}")

@@ -33,11 +33,11 @@ CONTROL = "of a network that learnt nothing no more classes are recognised than 
 def inverted(setting: Setting) -> Trial:
     """Every class of the subject's own model, and of the control."""
     subject, described = setting.subject, setting.described
-    asked: dict[str, object] = {"train_rows": setting.train_rows, "training_epochs": setting.epochs}
+    asked = setting.asked("train_rows", "training_epochs")
     blank = setting.blank(Threat("weights", "nothing", "no query", "what classes look like", described.tags), asked)
     if not isinstance(subject.model, nn.Module):
         return skipped(blank, f"{described.path} needs the model itself, and only its answers can be had")
-    if subject.train is None or training_of(subject, setting.epochs) is None:
+    if subject.train is None or training_of(subject, setting.training_epochs) is None:
         return skipped(
             blank,
             f"{described.path} is measured against the training rows, by another model: give the subject its `train`, "

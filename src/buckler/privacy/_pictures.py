@@ -76,7 +76,11 @@ def identified(rebuilt: Tensor, places: Tensor, pool: Tensor) -> Tensor:
 def onlooker(setting: Setting, others: Rows) -> Callable[[Tensor], Tensor] | None:
     """What a model that learnt from `others` calls inputs `(B, ...)`; None where nothing can be trained."""
     net = setting.subject.net
-    training = Lesson(net, setting.epochs) if net is not None else training_of(setting.subject, setting.epochs)
+    training = (
+        Lesson(net, setting.training_epochs)
+        if net is not None
+        else training_of(setting.subject, setting.training_epochs)
+    )
     if training is None:
         return None
     seed = setting.seed + APART

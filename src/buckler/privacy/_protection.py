@@ -35,13 +35,7 @@ LEAKS = "the model leaks without the defence"
 def protected(setting: Setting) -> Trial:
     """A model trained with the defence, measured and attacked beside one trained without."""
     subject, described = setting.subject, setting.described
-    asked: dict[str, object] = {
-        "rows": setting.rows,
-        "train_rows": setting.train_rows,
-        "training_epochs": setting.epochs,
-        "models": setting.models,
-        "views": setting.views,
-    }
+    asked = setting.asked("rows", "train_rows", "training_epochs", "models", "views")
     within = f"{setting.models} shadow models trained with the defence on halves of rows of the same distribution"
     blank = setting.blank(Threat("scores", "nothing", within, "which rows were learnt from", described.tags), asked)
     if subject.train is None:

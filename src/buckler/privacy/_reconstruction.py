@@ -61,7 +61,7 @@ def _from_updates(setting: Setting) -> Trial:
     asked: dict[str, object] = {
         "rows": many,
         "train_rows": setting.train_rows,
-        "training_epochs": setting.epochs,
+        "training_epochs": setting.training_epochs,
     }
     within = f"one update of {batch} {'row' if batch == 1 else 'rows'}"
     blank = setting.blank(

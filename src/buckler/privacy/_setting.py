@@ -27,7 +27,7 @@ class Setting:
     models: int
     views: int
     train_rows: int
-    epochs: float
+    training_epochs: float
     defence: Method | None
     """The defence by training that an audit is of, or the guard before an inference; None is none."""
     seed: int
@@ -40,6 +40,10 @@ class Setting:
     def left_open(self, *filled: str) -> set[str]:
         """Those of the knobs `filled`, by an evaluation, that the method asks for and is not configured with."""
         return left_open(self.method, *filled)
+
+    def asked(self, *names: str) -> dict[str, object]:
+        """What of these was asked for, as a trial records it."""
+        return {name: vars(self)[name] for name in names}
 
     def blank(self, threat: Threat, asked: dict[str, object]) -> Trial:
         """A trial with nothing in it yet: `asked` is what the evaluation was asked beside the method's own knobs."""

@@ -51,14 +51,10 @@ ROUNDING = 1e-6
 def unlearned(setting: Setting) -> Trial:
     """The method's model before and after, on rows that it forgot and rows that it never saw."""
     subject, described = setting.subject, setting.described
-    asked: dict[str, object] = {
-        "rows": setting.rows,
-        "train_rows": setting.train_rows,
-        "training_epochs": setting.epochs,
-    }
+    asked = setting.asked("rows", "train_rows", "training_epochs")
     threat = Threat("scores", "nothing", "1 query per row", "which rows were learnt from", described.tags)
     blank = setting.blank(threat, asked)
-    training = training_of(subject, setting.epochs)
+    training = training_of(subject, setting.training_epochs)
     if subject.train is None or subject.net is None or training is None:
         return skipped(blank, f"{described.path} trains a network: give the subject its `train` and its `net`")
     pool = drawn(subject.train, setting.train_rows, setting.seed)

@@ -63,7 +63,7 @@ def evaluate(
             models=models,
             views=views,
             train_rows=train_rows,
-            epochs=training_epochs,
+            training_epochs=training_epochs,
             defence=defence,
             seed=seed,
             keep=None if keep is None else Path(keep),

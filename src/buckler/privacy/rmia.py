@@ -87,7 +87,7 @@ def _tuned(known: Tensor, held: Tensor) -> float:
             continue
         out = _mean(known[:, sound], among[:, sound])
         for offline in AMONG:
-            ratio = known[target][sound] / ((1 + offline) * out + (1 - offline))
+            ratio = known[target][sound] / ((1 + offline) * out + (1 - offline)).clamp_min(LEAST)
             told[offline] += stats.area(torch.stack([ratio, member.double()], 1), "ratio").value
     return max(told, key=told.__getitem__)
 

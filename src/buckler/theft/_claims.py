@@ -54,6 +54,15 @@ def binomial_tail(hits: int, many: int, chance: float) -> float:
     return float(scipy_stats.binom.sf(hits - 1, many, chance))
 
 
+def by_chance(hits: int, many: int, level: float) -> float:
+    """The most probable that `hits` or more of `many` p-values at most `level` can be where each of them is right.
+
+    They need not be independent, as those of models that are asked about one secret are not: then no more can be said
+    than that so many are expected (Markov's inequality).
+    """
+    return min(1.0, many * level / hits) if hits else 1.0
+
+
 def rank(own: float, others: Tensor) -> float:
     """The p-value of a score among those `(D,)` of what the secret might have been as well: ties count against it."""
     return (1 + int((others >= own).sum())) / (1 + others.numel())

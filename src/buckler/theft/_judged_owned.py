@@ -12,8 +12,8 @@ from dataclasses import replace
 from buckler.findings import Cell, Finding, NotMeasured, Rule, Severity, Verdicts, severity
 from buckler.judging import named, resting
 from buckler.report.strips import strips
-from buckler.theft._claims import binomial_tail
-from buckler.theft._owned import LEVEL, OTHERS, OWN, REMOVALS, SAME, TINY
+from buckler.theft._claims import by_chance
+from buckler.theft._owned import LEVEL, OTHERS, OWN, PLAUSIBLE, REMOVALS, SAME, TINY
 from buckler.trial import Trial
 
 RULE = "theft.false_claims"
@@ -81,13 +81,13 @@ def _hits(trial: Trial) -> int:
 
 
 def _by_chance(trial: Trial) -> float:
-    """How probably p-values that are right claim as many independent models as were claimed."""
-    return binomial_tail(_hits(trial), len(_p(trial, OTHERS)), LEVEL)
+    """The most probable that p-values that are right claim as many independent models as were claimed."""
+    return by_chance(_hits(trial), len(_p(trial, OTHERS)), LEVEL)
 
 
 def _wrong(trial: Trial) -> bool:
     """Whether more independent models are claimed than chance makes plausible."""
-    return _by_chance(trial) <= LEVEL
+    return _by_chance(trial) <= PLAUSIBLE
 
 
 def _claim(trial: Trial) -> str:
@@ -95,7 +95,7 @@ def _claim(trial: Trial) -> str:
     kept = [words for name, words in REMOVALS.items() if _p(trial, name)[0] <= LEVEL]
     lost = [words for name, words in REMOVALS.items() if _p(trial, name)[0] > LEVEL]
     words = f"{_named(trial)} claims {hits or 'none'} of {len(others)} independent models"
-    words += f", which chance does in {100 * _by_chance(trial):.2g} % of such trials" if hits else ""
+    words += f", which chance does in {100 * _by_chance(trial):.2g} % of such trials at most" if hits else ""
     words += ": its claims prove nothing." if _wrong(trial) else "."
     if own > LEVEL:
         return f"{words} It does not claim the owner's own model ({_said(own)}, where {LEVEL:.0%} is needed)."

@@ -23,7 +23,7 @@ from buckler.method import left_open
 from buckler.nets import where
 from buckler.stats import Estimate
 from buckler.target import Oracle, frozen
-from buckler.theft._claims import binomial_tail
+from buckler.theft._claims import by_chance
 from buckler.theft._setting import Setting
 from buckler.threat import Threat
 from buckler.train import fit, started
@@ -31,6 +31,8 @@ from buckler.trial import Check, Cost, Trial
 
 LEVEL = 0.01
 """At or below which p-value a suspect is claimed."""
+PLAUSIBLE = 0.025
+"""How improbable so many claims of independent models must be, at most, for the method to be wrong."""
 TINY = 1e-30
 """What smaller p-values are kept as."""
 INDEPENDENT = 5
@@ -64,11 +66,7 @@ def owned(setting: Setting) -> Trial:
     """The claim of every suspect, and what marking costs; see `evaluate.evaluate`."""
     described = setting.described
     threat = Threat("weights", "weights", _means(setting), "not to be shown as a thief", described.tags)
-    asked: dict[str, object] = {
-        "rows": setting.rows,
-        "train_rows": setting.train_rows,
-        "training_epochs": setting.epochs,
-    }
+    asked = setting.asked("rows", "train_rows", "training_epochs")
     blank = setting.blank(threat, asked)
     if reason := _refusal(setting):
         return replace(blank, reason=reason)
@@ -130,7 +128,7 @@ def _trained(setting: Setting, data: Rows, draw: int) -> nn.Module:
     if subject.net is not None:
         model = usable(started(subject.net, seed), "net").to(setting.device)
         setting.meter.watch(model)
-        fit(model, data, epochs=setting.epochs, batch=BATCH, seed=seed)
+        fit(model, data, epochs=setting.training_epochs, batch=BATCH, seed=seed)
     elif subject.recipe is not None:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -213,5 +211,5 @@ def _measured(blank: Trial, evidence: dict[str, Tensor], queries: int) -> Trial:
         found["accuracy_lost"] = stats.difference(evidence["lost"], "lost")
     hits = int(evidence[f"claimed_{OTHERS}"].sum())
     says = f"{hits} of {INDEPENDENT} models that have nothing to do with the owner's are claimed at {LEVEL:.0%}."
-    check = Check(NOBODY, binomial_tail(hits, INDEPENDENT, LEVEL) > LEVEL, says, float(hits))
+    check = Check(NOBODY, by_chance(hits, INDEPENDENT, LEVEL) > PLAUSIBLE, says, float(hits))
     return replace(blank, status="ok", checks=(check,), estimates=found, evidence=evidence, cost=Cost(queries=queries))

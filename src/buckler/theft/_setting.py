@@ -58,12 +58,16 @@ class Setting:
     attack: Method | None
     train_rows: int
     models: int
-    epochs: float
+    training_epochs: float
     seed: int
     device: torch.device
     meter: Meter
     told: Callable[[float], None]
     """Takes the share of the evaluation that is done."""
+
+    def asked(self, *names: str) -> dict[str, object]:
+        """What of these was asked for, as a trial records it."""
+        return {name: vars(self)[name] for name in names}
 
     def blank(self, threat: Threat, asked: dict[str, object]) -> Trial:
         """A trial with nothing in it yet: `asked` is what the evaluation was asked beside the method's own knobs."""

@@ -24,8 +24,9 @@ from buckler.theft._claims import secret
 from buckler.theft._door import door, shown_to
 from buckler.theft._scene import Scene, accounted, enough, labels, robbed, scene
 from buckler.theft._setting import Setting
+from buckler.theft._thief import taught
 from buckler.threat import Ball, Threat
-from buckler.train import fit, portions, started
+from buckler.train import portions, started
 from buckler.trial import Check, Trial
 
 RADIUS = 0.1
@@ -90,7 +91,7 @@ def _measured(setting: Setting, blank: Trial) -> Trial:
         fresh = started(seen.net, setting.seed).to(setting.device)
         epochs = min(EPOCHS, STEPS / len(portions(len(order), 32)))
         evidence["taught"] = torch.tensor([len(order)])
-        makers["alone_"] = fit(fresh, lesson, epochs=epochs, batch=32, rate=0.1, seed=setting.seed)
+        makers["alone_"] = taught(fresh, lesson, epochs=epochs, batch=32, rate=0.1, seed=setting.seed)
         evidence |= compared(makers["alone_"], seen, victim, "_alone")
     evidence |= _transferred(setting, makers, seen)
     return replace(

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
 
 from buckler.target import Oracle, QueryBudgetExceeded, frozen
-from buckler.train import started
+from buckler.train import fit, started
+
+SLOWER = 2
+"""How often a copy that learnt nothing begins again."""
 
 
 def begun(net: Callable[[], nn.Module], pool: Tensor, seed: int) -> nn.Module:
@@ -30,6 +34,25 @@ def ask(oracle: Oracle, x: Tensor) -> tuple[Tensor, Tensor]:
     except QueryBudgetExceeded:  # that of an oracle behind this one
         return x[:0], torch.empty(0, dtype=torch.long, device=x.device)
     return x, answers.softmax(1) if oracle.reveals == "logits" and answers.ndim == 2 else answers
+
+
+def taught(
+    copy: nn.Module, lesson: tuple[Tensor, Tensor], *, epochs: float, batch: int, rate: float, seed: int
+) -> nn.Module:
+    """A copy of `copy` that has learnt the answers `lesson`: at `rate` or, where that was too great, a quarter of it.
+
+    A network whose units died answers the same to everything, which a thief sees by the answers that were paid for: if
+    these differ and its own do not, another begins, `SLOWER` times at the most.
+    """
+    x, answers = lesson
+    alike = len(answers) == 0 or bool((answers == answers[0]).all())
+    made = copy
+    for turn in range(SLOWER + 1):
+        made = fit(deepcopy(copy), lesson, epochs=epochs, batch=batch, rate=rate / 4**turn, seed=seed)
+        told = said(made, x)
+        if alike or float((told.amax(0) - told.amin(0)).max()) > 1e-3:
+            break
+    return made
 
 
 def said(model: nn.Module, x: Tensor, chunk: int = 1024) -> Tensor:

@@ -21,9 +21,8 @@ from torch import Tensor, nn
 from buckler.catalog import find
 from buckler.kinds import Copy
 from buckler.target import ScoreOracle
-from buckler.theft._thief import ask, begun, said, spread
+from buckler.theft._thief import ask, begun, said, spread, taught
 from buckler.threat import Ball
-from buckler.train import fit
 
 FIRST = 0.1
 """The share of what may be asked that is asked at random before there is a copy."""
@@ -68,7 +67,7 @@ def active_thief(
         xs.append(x)
         heard.append(answers)
         lesson = torch.cat(xs), torch.cat(heard)
-        copy = fit(begun(net, pool, seed), lesson, epochs=epochs, batch=batch, rate=rate, seed=seed)
+        copy = taught(begun(net, pool, seed), lesson, epochs=epochs, batch=batch, rate=rate, seed=seed)
     return copy
 
 

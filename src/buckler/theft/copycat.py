@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from buckler.kinds import Copy
 from buckler.target import LabelOracle
-from buckler.theft._thief import ask, begun
-from buckler.train import fit
+from buckler.theft._thief import ask, begun, taught
 
 
 def copycat(
@@ -41,4 +40,4 @@ def copycat(
     order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed)).to(pool.device)
     x, answers = ask(oracle, pool[order])
     labels = answers if answers.ndim == 1 else answers.argmax(1)
-    return fit(copy, (x, labels), epochs=epochs, batch=batch, rate=rate, seed=seed) if len(x) else copy
+    return taught(copy, (x, labels), epochs=epochs, batch=batch, rate=rate, seed=seed) if len(x) else copy

@@ -62,7 +62,7 @@ def evaluate(
             attack=attack,
             train_rows=train_rows,
             models=models,
-            epochs=training_epochs,
+            training_epochs=training_epochs,
             seed=seed,
             device=device,
             meter=meter,

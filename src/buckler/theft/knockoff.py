@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from buckler.kinds import Copy
 from buckler.target import ScoreOracle
-from buckler.theft._thief import ask, begun, said, spread
+from buckler.theft._thief import ask, begun, said, spread, taught
 from buckler.train import fit, started
 
 ROUNDS = 20
@@ -56,7 +56,7 @@ def knockoff(
         copy = started(net, seed).to(pool.device).eval()
     else:
         x, answers = ask(oracle, pool[order])
-    return fit(copy, (x, answers), epochs=epochs, batch=batch, rate=rate, seed=seed) if len(x) else copy
+    return taught(copy, (x, answers), epochs=epochs, batch=batch, rate=rate, seed=seed) if len(x) else copy
 
 
 def _adaptive(
