@@ -34,6 +34,16 @@ def test_asking_again_removes_nothing_and_another_seed_is_other_noise() -> None:
     assert not torch.allclose(first[0], first[1])
 
 
+def test_the_mean_over_inputs_that_hardly_differ_undoes_it() -> None:
+    """As its docstring says, and as the attack `near` of the trial of guards does."""
+    x = rows(20)[0]
+    guard, true = noise(Even(), size=0.02, keep_label=False), torch.tensor([0.4, 0.3, 0.2, 0.1])
+    close = [x + 1e-5 * torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)) for seed in range(100)]
+    answers = torch.stack([guard(one).softmax(1) for one in close])
+    once, mean = ((scores - true).square().mean().sqrt() for scores in (answers[0], answers.mean(0)))
+    assert float(mean) < 0.25 * float(once)
+
+
 def test_labels_change_only_where_they_may() -> None:
     x = rows(500)[0]
     assert bool((noise(Even(), size=0.5)(x).argmax(1) == 0).all())

@@ -14,8 +14,11 @@ from membership_worlds import by_heart, net, noise, subject, untaught
 from torch import Tensor, nn
 
 from buckler.catalog import cards, find
+from buckler.data import Rows
+from buckler.dice import fingerprint_rows
 from buckler.findings import Severity, rules
 from buckler.kinds import Adaptive, Defended
+from buckler.method import Method
 from buckler.privacy._farm import farm, halves
 from buckler.privacy._guarded import KEPT, STOPPED
 from buckler.privacy._guards import Recorded, guarded_shadows
@@ -24,6 +27,7 @@ from buckler.privacy.evaluate import evaluate
 from buckler.privacy.judge import judge
 from buckler.privacy.lira import lira
 from buckler.privacy.loss_threshold import loss_threshold
+from buckler.subject import Subject
 from buckler.target import Oracle
 from buckler.train import started
 from buckler.trial import Trial, load, save
@@ -116,7 +120,8 @@ def test_a_guard_before_recorded_answers_is_one_before_the_model() -> None:
     shadows = farm(lambda _: next(taught), (x, y), halves(40, 2), asked=3)
     seen = list[tuple[int, int, int]]()
 
-    def guard(model: nn.Module, members: tuple[Tensor, Tensor], public: tuple[Tensor, Tensor], seed: int) -> nn.Module:
+    def guard(model: nn.Module, members: Rows, public: Rows | None, seed: int) -> nn.Module:
+        assert public is not None
         seen.append((len(members[1]), len(public[1]), seed))
         return find("privacy/noise")(model, seed=seed)
 
@@ -136,14 +141,16 @@ def test_a_guard_before_recorded_answers_is_one_before_the_model() -> None:
 
 @pytest.fixture(scope="module")
 def tried() -> Trial:
-    return evaluate(partial(find("privacy/memguard"), epochs=15), subject(by_heart, 120), models=4)
+    return evaluate(partial(find("privacy/memguard"), epochs=15), subject(by_heart, 400), models=4, seed=1)
 
 
 def test_memguard_stops_who_does_not_know_it_and_nobody_else(tried: Trial) -> None:
+    """Who does not know it is a network that sees what MemGuard's own classifier does: scores without the label."""
     e = tried.estimates
     assert (tried.status, tried.kind) == ("ok", "guard")
     assert e["control_network_auc"].low > 0.7
-    assert e["naive_auc"].value < e["control_network_auc"].value
+    assert e["naive_auc"].low < 0.5 < e["naive_auc"].high
+    assert e["naive_auc"].high < e["control_naive_auc"].low - 0.05
     assert e["classes_auc"].low > 0.6
     assert e["labels_kept"].value == 1
     assert e["accuracy_lost"].value == 0
@@ -170,15 +177,30 @@ def test_what_is_left_is_said_plainly(tried: Trial) -> None:
 
 def test_a_guard_that_does_nothing_stops_nothing_and_one_that_says_nothing_stops_all() -> None:
     idle, mute = (evaluate(guard, subject(by_heart, 100), models=4) for guard in (same, silent))
-    for name in ("lira", "classes", "network", "threshold", "labels"):
+    for name in ("lira", "classes", "network", "threshold", "near", "labels"):
         with_it, without = (idle.estimates[f"{before}{name}_auc"].value for before in ("", "control_"))
         assert with_it == pytest.approx(without, abs=0.01)
         assert mute.estimates[f"{name}_auc"].low <= 0.5
     assert idle.estimates["scores_moved"].value == 0
-    assert idle.estimates["naive_auc"].value == pytest.approx(idle.estimates["network_auc"].value, abs=0.01)
+    assert idle.estimates["naive_auc"].value == pytest.approx(idle.estimates["control_naive_auc"].value, abs=0.01)
     passed = {check.name: check.passed for check in mute.checks}
     assert passed[STOPPED]
     assert not passed[KEPT]
+
+
+def test_noise_that_the_mean_over_near_inputs_undoes_is_not_credited() -> None:
+    """Every attack that asks about the rows themselves is at chance, and labels change as well."""
+    trial = evaluate(
+        partial(find("privacy/noise"), size=5.0, keep_label=False), subject(by_heart, 200), models=4, seed=1
+    )
+    for name in ("lira", "classes", "network", "threshold", "labels"):
+        assert trial.estimates[f"{name}_auc"].low <= 0.5
+    assert trial.estimates["near_auc"].low > 0.55
+    (stopped,) = (check for check in trial.checks if check.name == STOPPED)
+    assert not stopped.passed
+    assert "by these attacks" in stopped.name
+    assert "near" in stopped.says
+    assert "near inputs" in judge([trial], {}, rules(), COMMAND).findings[0].claim
 
 
 def test_where_nothing_leaks_nothing_is_credited() -> None:
@@ -227,10 +249,79 @@ def test_shadows_are_guarded_too_and_a_guard_has_the_members_it_asks_for() -> No
         return model
 
     trial = evaluate(lira, subject(by_heart, 120), models=4, defence=watched)
-    assert (
-        seen == [(60, 60)] * 6
-    )  # the target, the control and four shadows; of test rows a half, 60 of 120 of a subject
+    # tried on a few rows; then the target, the control and four shadows; of test rows a half, 60 of 120 of a subject
+    assert seen == [(20, 20)] + [(60, 60)] * 6
     assert trial.estimates["auc"].low > 0.7
+
+
+class Mute(nn.Module):
+    """Answers its members alike, which gives them away, and others as before."""
+
+    def __init__(self, model: nn.Module, members: Rows) -> None:
+        super().__init__()
+        self.model, self.known = model, fingerprint_rows(members[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(torch.isin(fingerprint_rows(x), self.known)[:, None], 0.0, 1.0) * self.model(x)
+
+
+def mute(model: nn.Module, *, members: Rows) -> Defended:
+    return Mute(model, members)
+
+
+def test_the_control_is_guarded_with_its_own_members_so_that_it_excuses_no_guard_that_gives_members_away() -> None:
+    trial = evaluate(loss_threshold, subject(by_heart, 200), defence=mute)
+    assert trial.status == "ok", trial.reason
+    assert trial.estimates["auc"].low > 0.55
+    assert trial.estimates["control_auc"].low <= 0.5 <= trial.estimates["control_auc"].high
+
+
+def never(data: Rows) -> nn.Module:
+    """A recipe that must not be used."""
+    raise AssertionError("trained")
+
+
+def fresh(model: nn.Module, *, net: object) -> Defended:
+    """A guard that trains a network of its own."""
+    raise AssertionError("guarded")
+
+
+def known(model: nn.Module, *, public: Rows) -> Defended:
+    """A guard that looks at rows that nobody learnt from."""
+    assert len(public[1]) >= 20
+    return model
+
+
+def idle_subject(**more: object) -> Subject:
+    """Whose training must not be begun."""
+    return replace(subject(untaught, 80), recipe=never, **more)  # pyright: ignore
+
+
+@pytest.mark.parametrize(
+    ("guard", "said"),
+    [(fresh, "trains a network: give the subject its `net`"), (find("evasion/jpeg"), "about inputs of its own")],
+)
+def test_a_guard_that_cannot_stand_before_shadows_is_refused_before_anything_is_trained(
+    guard: Method, said: str
+) -> None:
+    for trial in (evaluate(lira, idle_subject(), models=4, defence=guard), evaluate(guard, idle_subject(), models=4)):
+        assert (trial.status, said in trial.reason) == ("skipped", True)
+
+
+def test_before_the_subject_s_own_model_only_a_guard_without_its_net_is_refused() -> None:
+    trial = evaluate(loss_threshold, idle_subject(), defence=fresh)
+    assert (trial.status, "give the subject its `net`" in trial.reason) == ("skipped", True)
+    assert evaluate(loss_threshold, subject(by_heart, 100), defence=find("evasion/jpeg")).status == "ok"
+
+
+def test_rows_of_nobody_are_asked_for_where_a_guard_needs_them_and_before_anything_is_trained() -> None:
+    rows = noise(80)
+    for run in (partial(evaluate, lira, defence=known), partial(evaluate, known)):
+        with pytest.raises(ValueError, match="expected 20 public rows or more"):
+            run(idle_subject(test=rows, train=rows), models=4)
+    alike = subject(by_heart, 80, test=rows, train=rows)
+    assert evaluate(lira, alike, models=4, defence=same).status == "ok"
+    assert evaluate(same, alike, models=4).status == "ok"
 
 
 def test_answers_of_an_endpoint_are_guarded_and_labels_alone_are_not() -> None:

@@ -43,7 +43,7 @@ class Game:
     overlap: int = 0
     """Test rows that were left out because they are training rows as well."""
     learnt: Rows | None = None
-    """The rows that a target that was trained here learnt from, and `spared` those of the control."""
+    """The rows that a target that was trained here learnt from, and `spared` those of the control, if there is one."""
     spared: Rows | None = None
 
 
@@ -64,12 +64,12 @@ def of_the_model(setting: Setting, *, public: bool) -> Game:
     overlap = count(subject.test) - len(test)
     known = test[len(test) // 2 :] if public else test[:0]
     outside = test[: len(test) - len(known)][: setting.rows // 2]
-    spared = 0 if training_of(subject, setting.epochs) is None else count(train) // 2  # for the control to learn from
-    inside = drawn(train, min(setting.rows // 2, count(train) - spared), setting.seed)
+    left = 0 if training_of(subject, setting.training_epochs) is None else count(train) // 2  # for the control
+    inside = drawn(train, min(setting.rows // 2, count(train) - left), setting.seed)
     if min(len(outside), len(inside)) < LEAST:
         raise ValueError(
             f"expected {LEAST} training rows and test rows or more to compare, got {len(inside)} and {len(outside)}"
-            + (f", with {spared} training rows left to a control" if spared else "")
+            + (f", with {left} training rows left to a control" if left else "")
             + (f": {overlap} test rows are training rows as well and were left out" if overlap else "")
         )
     (a, b), (c, d) = as_tensors(train, inside), as_tensors(subject.test, outside)
@@ -77,15 +77,17 @@ def of_the_model(setting: Setting, *, public: bool) -> Game:
     places = torch.cat([inside, torch.full_like(outside, -1)])
     others = torch.ones(count(train), dtype=torch.bool)
     others[inside] = False
+    control, spared = _control(setting, others.nonzero().squeeze(1))
     return Game(
         target=subject.model,
         x=torch.cat([a, c]),
         y=torch.cat([b, d]),
         member=member,
         places=places,
-        control=_control(setting, others.nonzero().squeeze(1)),
+        control=control,
         public=as_tensors(subject.test, known) if len(known) else None,
         overlap=overlap,
+        spared=spared,
     )
 
 
@@ -95,7 +97,7 @@ def of_the_training(setting: Setting, training: Training | None = None, *, contr
 
     A `ValueError` for too few rows, or where nothing can be trained.
     """
-    training, train = training or training_of(setting.subject, setting.epochs), _train(setting.subject)
+    training, train = training or training_of(setting.subject, setting.training_epochs), _train(setting.subject)
     if training is None:
         raise TypeError("expected a recipe or a net")
     pool = drawn(train, setting.train_rows, setting.seed)
@@ -138,16 +140,16 @@ def _train(subject: Subject) -> Data:
     return subject.train
 
 
-def _control(setting: Setting, rows: Tensor) -> nn.Module | None:
-    """A model that learnt from other training rows than the members: it knows neither side."""
-    training = training_of(setting.subject, setting.epochs)
+def _control(setting: Setting, rows: Tensor) -> tuple[nn.Module, Rows] | tuple[None, None]:
+    """A model that learnt from other training rows than the members, with its own: it knows neither side."""
+    training = training_of(setting.subject, setting.training_epochs)
     if training is None or len(rows) < LEAST:
-        return None
+        return None, None
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(setting.seed))[: setting.train_rows]
     own = raw(_train(setting.subject), rows[order].sort().values)
     made = learnt(training, own, seed=setting.seed, start=setting.seed, device=setting.device)
     setting.meter.watch(made)
-    return made
+    return made, own
 
 
 def not_in(subject: Subject, train: Data) -> Tensor:

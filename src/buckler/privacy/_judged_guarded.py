@@ -15,11 +15,12 @@ ASKED = ("rows", "models", "views", "train_rows", "training_epochs", "defence")
 """What `evaluate` may be asked beside a method's own knobs, as flags."""
 QUERIES: Cell = ("queries", "confidentiality")
 NAMES = {
-    "naive": "a network that does not know the guard",
+    "naive": "a network that knows neither the guard nor the label",
     "network": "a network fitted to guarded answers",
     "classes": "thresholds for each class fitted to guarded answers",
     "lira": "LiRA with guarded shadows",
     "threshold": "a threshold on the loss",
+    "near": "a threshold on the loss of the mean answer to near inputs",
     "labels": "labels alone",
 }
 """Every attack, as a reader is told of it."""
@@ -122,7 +123,7 @@ def _did(trial: Trial) -> str:
     none = "" if left.low > 0.5 else ", which is not told from chance"
     return (
         f"With {_named(trial)} members are told with an area under the curve of {e['naive_auc'].value:.2f} by "
-        f"{NAMES['naive']} ({e['control_network_auc'].value:.2f} without the guard), of {left.value:.2f} by the best "
+        f"{NAMES['naive']} ({e['control_naive_auc'].value:.2f} without the guard), of {left.value:.2f} by the best "
         f"attack that knows it, {NAMES[most]}{none} (without the guard the best has "
         f"{e[f'control_{before}_auc'].value:.2f}), and of {e['labels_auc'].value:.2f} by labels alone "
         f"({e['control_labels_auc'].value:.2f}). Scores move by {e['scores_moved'].value:.2f} on average, and "

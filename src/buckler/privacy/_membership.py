@@ -19,7 +19,7 @@ from buckler.data import count
 from buckler.method import Described, held, left_open, plain
 from buckler.privacy import _measure
 from buckler.privacy._game import Game, of_the_model, of_the_training, training_of
-from buckler.privacy._guards import behind, guarding, unknown_rows
+from buckler.privacy._guards import behind, guarding, refusal, unknown_rows
 from buckler.privacy._setting import Setting, skipped
 from buckler.subject import Subject
 from buckler.target import Oracle, frozen
@@ -36,25 +36,25 @@ def inferred(setting: Setting) -> Trial:
     shadowed = "shadows" in setting.left_open(*FILLED)
     if not shadowed:
         setting = replace(setting, rows=min(setting.rows, 2 * count(subject.test)))
-    asked: dict[str, object] = {
-        "rows": setting.rows,
-        "train_rows": setting.train_rows,
-        "training_epochs": setting.epochs,
-    }
+    asked = setting.asked("rows", "train_rows", "training_epochs")
     if shadowed:
         asked |= {"models": setting.models, "views": setting.views}
     asked["attacked"] = RETRAINED if shadowed else OWN
     if setting.defence is not None:
         asked["defence"] = plain(setting.defence)
     blank = setting.blank(_threat(described, setting.models if shadowed else 0, setting.views), asked)
-    reason = _refusal(described, subject, shadowed=shadowed, guarded=setting.defence is not None)
+    defence = setting.defence
+    reason = _refusal(described, subject, shadowed=shadowed, guarded=defence is not None)
+    if not reason and defence is not None:
+        reason = refusal(setting, defence, shadowed=shadowed)
     if reason:
         return skipped(blank, reason)
-    needs = left_open(setting.defence, "public") if setting.defence is not None else set[str]()
+    needs = left_open(defence, "public") if defence is not None else set[str]()
     public = "public" in setting.left_open(*FILLED) | needs
+    unknown = unknown_rows(subject) if shadowed and needs else None
     game = of_the_training(setting) if shadowed else of_the_model(setting, public=public)
-    if setting.defence is not None:
-        game = behind(game, guarding(setting, setting.defence), game.public or unknown_rows(subject))
+    if defence is not None:
+        game = behind(game, guarding(setting, defence), game.public or unknown)
     return _played(blank, game, setting)
 
 

@@ -16,7 +16,8 @@ hidden layers and not three.
 
 No guarantee: labels are as they were, so attacks that look at labels alone find what they found (Choquette-Choo,
 Tramer, Carlini and Papernot, ICML 2021, https://arxiv.org/abs/2007.14321); and thresholds that are fitted to guarded
-answers find most of what they found (Song and Mittal, USENIX Security 2021, https://arxiv.org/abs/2003.10595).
+answers find most of what they found (Song and Mittal, USENIX Security 2021, https://arxiv.org/abs/2003.10595). Where
+the chance is below 1, who asks about inputs that hardly differ sees true answers among them.
 
 Tags: atlas:AML.M0002, nist-ai-100-2:NISTAML.033, owasp-ml:ML04.
 """

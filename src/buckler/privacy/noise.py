@@ -4,11 +4,12 @@ Shokri, Stronati, Song and Shmatikov, "Membership inference attacks against mach
 https://arxiv.org/abs/1610.05820, section VIII, where scores are made to say less (top k, rounding, a temperature).
 
 Differs from the paper: normal noise in place of fewer digits, which is what later work compares with as the plain
-defence (Jia et al., "MemGuard", CCS 2019). The noise belongs to the content of the input, so that asking again and
-taking the mean removes nothing; inputs that hardly differ still have noise of their own.
+defence (Jia et al., "MemGuard", CCS 2019). The noise belongs to the content of the input, so that asking the same again
+shows nothing new; inputs that hardly differ have noise of their own.
 
-No guarantee: labels are as they were unless `keep_label` is off, so that attacks that look at labels alone find what
-they found; and noise that is smaller than what members and other rows differ by hides nothing.
+No guarantee: who asks about many inputs that hardly differ from a row, and takes the mean of the answers, undoes it.
+Labels are as they were unless `keep_label` is off, so that attacks that look at labels alone find what they found; and
+noise that is smaller than what members and other rows differ by hides nothing.
 
 Tags: atlas:AML.M0002, nist-ai-100-2:NISTAML.033, owasp-ml:ML04.
 """
