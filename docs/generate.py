@@ -52,6 +52,7 @@ DETECTION = RESULTS.with_name("detection-fashion-mnist.json")
 POISONING = RESULTS.with_name("poisoning-fashion-mnist.json")
 SPEED = RESULTS.with_name("poisoning-speed.json")
 PRIVACY = RESULTS.with_name("privacy.json")
+THEFT = RESULTS.with_name("theft.json")
 
 
 def text() -> str:
@@ -75,7 +76,8 @@ def readme() -> str:
     page = between(page, "poisoning", summary(json.loads(POISONING.read_text("utf8"))["trials"]))
     page = between(page, "detection", detection(json.loads(DETECTION.read_text("utf8"))["trials"]))
     page = between(page, "speed", training_speed(json.loads(SPEED.read_text("utf8"))))
-    return between(page, "privacy", leaks(json.loads(PRIVACY.read_text("utf8"))))
+    page = between(page, "privacy", leaks(json.loads(PRIVACY.read_text("utf8"))))
+    return between(page, "theft", copies(json.loads(THEFT.read_text("utf8"))["runs"]))
 
 
 def training_speed(record: dict[str, Any]) -> str:
@@ -106,6 +108,29 @@ def leaks(record: dict[str, Any]) -> str:
     for name, seconds in private["seconds"].items():
         lines.append(f"| {name} | {seconds:.3f} | {seconds / private['seconds']['dp_sgd']:.2f}x |")
     return "\n".join([*lines, "", f"{private['case']}."])
+
+
+def copies(runs: dict[str, Any]) -> str:
+    """How copies agree with the model that was asked, by thief, by detail of the answers, and through guards."""
+    lines = ["| thief | 100 queries | 300 | 1,000 | transferred |", "|---|---|---|---|---|"]
+    for name, found in runs.items():
+        if "fidelity_100" in found:
+            at = [_between(found[f"fidelity_{queries}"], 100) for queries in (100, 300, 1000)]
+            lines.append(f"| {name} | {' | '.join(at)} | {_between(found['transferred'], 100)} |")
+    lines += ["", "| knockoff hears, with 1,000 queries | agreement | transferred |", "|---|---|---|"]
+    for name, found in runs.items():
+        if name.startswith("knockoff of ") or name == "knockoff with noise":
+            what = name.removeprefix("knockoff of ").replace("knockoff with noise", "scores, asking about noise")
+            lines.append(f"| {what} | {_between(found['fidelity'], 100)} | {_between(found['transferred'], 100)} |")
+    lines += ["", "| guard, 1,000 queries | knockoff | a thief on labels | accuracy |", "|---|---|---|---|"]
+    first = next(found for found in runs.values() if "guarded_accuracy" in found)
+    plain = [_between(first[name], 100) for name in ("fidelity_undefended", "unguarded_accuracy")]
+    lines.append(f"| none | {plain[0]} |  | {plain[1]} |")
+    for name, found in runs.items():
+        if "guarded_accuracy" in found:
+            each = [_between(found[key], 100) for key in ("fidelity", "fidelity_adaptive", "guarded_accuracy")]
+            lines.append(f"| {name} | {' | '.join(each)} |")
+    return "\n".join(lines)
 
 
 def _between(found: dict[str, float], times: float) -> str:

@@ -194,6 +194,24 @@ def test_the_seed_decides_a_trial() -> None:
     assert not torch.equal(first.evidence["guess_smoothing"], other.evidence["guess_smoothing"])
 
 
+def test_a_large_seed_is_borne() -> None:
+    method = partial(hyperparameters, traits=("smoothing",))
+    for seed in (2**62, 2**63 - 2):
+        trial = evaluate(method, subject(200), queries=(20,), models=8, training_epochs=1, seed=seed)
+        assert (trial.status, trial.seed) == ("ok", seed)
+
+
+def test_an_oracle_whose_own_budget_ends_decides_nothing() -> None:
+    """Twenty questions, and sixteen by which the model is known again."""
+    method, plain = partial(hyperparameters, traits=("smoothing",)), subject(200)
+    run = partial(evaluate, method, queries=(20,), models=8, training_epochs=1)
+    for budget, status, asked in ((35, "inconclusive", 16), (36, "ok", 36)):
+        trial = run(replace(plain, model=Oracle(plain.model, "scores", budget)))
+        assert (trial.status, trial.cost.queries) == (status, asked)
+    (said,) = judged(run(replace(plain, model=Oracle(plain.model, "scores", 35)))).not_measured
+    assert "own budget of queries ended" in said.why
+
+
 def test_a_door_of_labels_is_enough_and_flat_rows_have_no_family() -> None:
     x, y = blobs(200)
     flat = x.flatten(1)

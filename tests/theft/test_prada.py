@@ -101,6 +101,14 @@ def test_the_same_input_again_and_again_says_nothing_and_bytes_are_read_as_numbe
     assert torch.allclose(prada((coarse, y)).score, prada((coarse / 255, y)).score)
 
 
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_a_question_of_no_number_does_not_blind_it(number: float) -> None:
+    x, y = synthetic(400)
+    blind = torch.cat([x[:5], torch.full_like(x[:1], number), x[5:]])
+    with pytest.raises(ValueError, match="expected finite numbers, got others in 1 questions, the first of them 6"):
+        prada((blind, torch.cat([y[:6], y[5:]])))
+
+
 @pytest.mark.parametrize("wrong", [{"threshold": 1.5}, {"least": 2}, {"every": 0}, {"spread": 0.0}])
 def test_numbers_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="expected a threshold"):

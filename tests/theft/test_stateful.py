@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from buckler.data import Rows
+from buckler.theft._traffic import Unsuited
 from buckler.theft.stateful import stateful
 
 
@@ -38,7 +39,7 @@ def test_all_fingerprints_are_all_windows(window: int, stride: int, coarse: int)
     walk = (x[:6] + 0.1 * images(6, 1)).clamp(0, 1)
     flat = torch.zeros(2, 1, 8, 8)
     stream = torch.cat([x, walk, x[:3], flat])
-    found = stateful(asked(stream), keep=64, window=window, stride=stride, coarse=coarse)
+    found = stateful(asked(stream), threshold=0, keep=64, window=window, stride=stride, coarse=coarse)
     assert found.score.tolist() == naive(stream, window, stride, coarse)
     assert float(found.score[-1]) == 1, "windows that are alike count once"
 
@@ -79,8 +80,16 @@ def test_the_past_alone_decides(many: int) -> None:
     assert part.flagged.dtype == torch.bool
 
 
+@pytest.mark.parametrize("sides", [6, 20, 44])
+def test_inputs_too_small_to_be_flagged_at_all_are_refused(sides: int) -> None:
+    with pytest.raises(Unsuited, match=f"more than 25 windows of 20 pixels, got {max(0, sides - 19)} in {sides}"):
+        stateful(asked(torch.rand(3, sides)))
+    assert stateful(asked(torch.rand(1, 45).expand(3, 45))).flagged[-1]
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"threshold": -1}, {"keep": 0}, {"stride": 0}, {"coarse": 0}, {"coarse": 256}, {"window": 65}]
+    "wrong",
+    [{"threshold": -1}, {"threshold": 50}, {"keep": 0}, {"stride": 0}, {"coarse": 0}, {"coarse": 256}, {"window": 65}],
 )
 def test_numbers_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="expected"):

@@ -16,14 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from buckler import stats
-from buckler.data import Rows, as_tensors, drawn, split
+from buckler.data import Data, Rows, as_tensors, count, drawn, split
 from buckler.kinds import Guessed
 from buckler.target import Oracle
 from buckler.theft._door import door, shown_to
 from buckler.theft._making import WAYS, WIDER, WIDTHS, Metamodel, drawn_ways, made, taught
+from buckler.theft._scene import accounted
 from buckler.theft._setting import Setting
 from buckler.threat import Threat
-from buckler.trial import Check, Cost, Trial
+from buckler.trial import Check, Trial
 
 FEWEST = 80
 """The fewest rows that are divided between a thief and other models."""
@@ -48,6 +49,10 @@ class _Made:
 
 def guessed(setting: Setting) -> Trial:
     """How often each trait is told; see `evaluate.evaluate`."""
+    return accounted(setting, _begun, _measured)
+
+
+def _begun(setting: Setting) -> Trial:
     subject, described = setting.subject, setting.described
     reveals = shown_to(described.holds, setting.reveals, subject.model)
     reveals = "scores" if reveals == "logits" else reveals  # which say as much
@@ -65,18 +70,29 @@ def guessed(setting: Setting) -> Trial:
         "pool": setting.pool,
         "models": setting.models,
         "train_rows": setting.train_rows,
-        "training_epochs": setting.epochs,
+        "training_epochs": setting.training_epochs,
     }
     blank = setting.blank(threat, asked)
     if setting.pool == "train" and subject.train is None:
         return replace(blank, reason="a pool of training rows needs them: give the subject its `train`")
-    others, apart = split(subject.test, 0.5, seed=setting.seed)
-    data = others if subject.train is None else subject.train
-    x, y = (part.to(setting.device) for part in as_tensors(data, drawn(data, setting.train_rows, setting.seed)))
-    if len(y) < FEWEST:
+    data, _ = _divided(setting)
+    if min(count(data), setting.train_rows) < FEWEST:
         return replace(blank, reason=f"{described.path} divides rows to train on: give the subject {FEWEST} or more")
-    traits = _traits(cast("list[str]", described.params["traits"]), x, setting.models)
-    q = _questions(setting, x if setting.pool == "train" else as_tensors(apart)[0].to(x), questions)
+    return blank
+
+
+def _divided(setting: Setting) -> tuple[Data, Data]:
+    """What models learn from, and what questions are taken from."""
+    others, apart = split(setting.subject.test, 0.5, seed=setting.seed)
+    return others if setting.subject.train is None else setting.subject.train, apart
+
+
+def _measured(setting: Setting, blank: Trial) -> Trial:
+    subject, reveals = setting.subject, blank.threat.sees
+    data, apart = _divided(setting)
+    x, y = (part.to(setting.device) for part in as_tensors(data, drawn(data, setting.train_rows, setting.seed)))
+    traits = _traits(cast("list[str]", setting.described.params["traits"]), x, setting.models)
+    q = _questions(setting, x if setting.pool == "train" else as_tensors(apart)[0].to(x), max(setting.queries))
     answers = door(subject.model, reveals)(q)
     classes = answers.shape[1] if answers.ndim == 2 else 1 + int(torch.cat([y.cpu(), answers.cpu()]).max())
     order = torch.randperm(len(y), generator=torch.Generator().manual_seed(setting.seed)).to(setting.device)
@@ -99,7 +115,7 @@ def guessed(setting: Setting) -> Trial:
     scores = _guess(setting, learnt, own_answers, q, traits)
     evidence |= {f"guess_{name}": scores[name].exp() for name in traits}
     evidence["accuracy"] = _accuracy(held, mine)
-    return _measured(blank, evidence, traits, len(q))
+    return _told(blank, evidence, traits)
 
 
 def _traits(named: Sequence[str], x: Tensor, models: int) -> tuple[str, ...]:
@@ -126,10 +142,10 @@ def _population(
 ) -> _Made:
     """So many models of `rows`, with the draws of one `side`."""
     start = 1_000_000 * setting.seed + 10_000 * side
-    ways, out = drawn_ways(traits, models, start), list[nn.Module]()
+    ways, out = drawn_ways(traits, models, start % 2**63), list[nn.Module]()
     for index in range(models):
         way = {name: WAYS[name][int(which[index])] for name, which in ways.items()}
-        out.append(made(way, rows, classes, widths, setting.epochs, start + index))
+        out.append(made(way, rows, classes, widths, setting.training_epochs, (start + index) % 2**63))
         setting.told((0, 0.5, 0.7)[side] + (0.5, 0.2, 0.2)[side] * (index + 1) / models)
     return _Made(out, ways)
 
@@ -190,7 +206,7 @@ def chance(evidence: Mapping[str, Tensor], trait: str) -> float:
     return float(truth.bincount().max()) / len(truth)
 
 
-def _measured(blank: Trial, evidence: dict[str, Tensor], traits: Sequence[str], queries: int) -> Trial:
+def _told(blank: Trial, evidence: dict[str, Tensor], traits: Sequence[str]) -> Trial:
     kinds = [name for name in ("right", "wider", "shuffled", *LESS) if f"{name}_{traits[0]}" in evidence]
     told = {name: torch.stack([evidence[f"{name}_{t}"] for t in traits]).float().mean(0) for name in kinds}
     common = sum(chance(evidence, t) for t in traits) / len(traits)
@@ -211,5 +227,4 @@ def _measured(blank: Trial, evidence: dict[str, Tensor], traits: Sequence[str], 
         checks=(Check(CONTROL, not more, says, found["told_shuffled"].value),),
         estimates=found,
         evidence=evidence,
-        cost=Cost(queries=queries),
     )

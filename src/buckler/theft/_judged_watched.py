@@ -7,8 +7,10 @@ attacker is left with who is stopped there, and what one who knows the detector 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 
+from buckler import stats
 from buckler.findings import Cell, Figure, Finding, NotMeasured, Rule, Verdicts
 from buckler.judging import changed, resting, said
 from buckler.report import figures
@@ -35,6 +37,8 @@ TITLES = {
     "fidelity": "agreement of the copy: {}",
     "won": "inputs turned: {}",
 }
+SHOWN = ("flagged", "fidelity", "won")
+"""What the finding has a line for; all is in the table beside the report."""
 REMEDY = (
     "Take an alarm as a reason to look, to slow down or to answer with labels alone, not as proof: natural questions "
     "and those tuned to the detector pass it, and accounts can be many. Limit what one account may ask."
@@ -53,8 +57,8 @@ def of_detection(trials: Sequence[Trial], table: Mapping[str, Rule], command: st
 
 def _finding(trials: Sequence[Trial], command: str) -> Finding:
     shown = trials[0]
-    name = shown.method.rpartition("/")[2].replace("_", "-")
-    kept = {_title(key): e for key, e in shown.estimates.items() if key.partition("_")[0] in TITLES}
+    name = re.sub(r"[\W_]+", "-", shown.method.rpartition("/")[2])
+    kept = {_title(key): e for key, e in shown.estimates.items() if key.partition("_")[0] in SHOWN}
     found = Finding(
         id=f"theft/detection/{name}",
         title=f"Whether attacks are noticed by their questions: {name.replace('-', ' ')}",
@@ -91,30 +95,38 @@ def _attackers(trial: Trial) -> list[str]:
 
 
 def _claim(trial: Trial) -> str:
-    e = trial.estimates
+    e, apart, asked = trial.estimates, int(trial.evidence["apart"]), int(trial.evidence["asked"])
     known = [name for name in WORDS if f"flagged_{name}" in e]
-    honest = ", ".join(f"{e[f'flagged_{name}'].value:.0%} of those who send {WORDS[name]}" for name in known)
-    words = [f"{_named(trial)}, with its alarm put by honest clients, flags {honest}."]
-    if false := [WORDS[name] for name in known if e[f"flagged_{name}"].low > FEW]:
-        words.append(f"With it are turned away honest clients who send {', or '.join(false)}.")
-    if e["own_natural"].low > FEW:
-        words.append(f"At its own threshold it flags {e['own_natural'].value:.0%} of the first of these.")
-    words += [_of_attack(e, name) for name in _attackers(trial)]
+    honest = ", ".join(f"{e[f'flagged_{name}'].value:.0%} who send {WORDS[name]}" for name in known)
+    silent = not bool(trial.evidence["calibration"].max() > 0)
+    put = "at its own threshold, as no honest client is suspicious to it" if silent else "with its alarm put by others"
+    words = [f"Of honest clients, {put}, {_named(trial)} flags {honest}, within {asked} questions."]
+    if false := [WORDS[name] for name in known if _surely(e[f"flagged_{name}"], apart)]:
+        words.append(f"It would turn away who sends {', or '.join(false)}.")
+    if _surely(e["own_natural"], apart) and not silent:
+        words.append(f"At its own threshold it flags {e['own_natural'].value:.0%} of those who send different inputs.")
+    attackers = _attackers(trial)
+    caught = [name for name in attackers if e[f"flagged_{name}"].value > 0.5]
+    missed = [name for name in attackers if name not in caught]
+    if missed:
+        words.append(f"It misses {' and '.join(map(_client, missed))}.")
+    words += [_of_attack(e, name) for name in caught]
     return " ".join(words)
 
 
+def _surely(flagged: Estimate, apart: int) -> bool:
+    """Whether more than a few of all honest clients are flagged: as sure as `apart` who share no rows make it."""
+    return stats.clopper_pearson(flagged.value * apart, apart)[0] > FEW
+
+
 def _of_attack(e: Mapping[str, Estimate], name: str) -> str:
-    """What became of one attacker: unwatched, stopped, and knowing the detector."""
-    flagged, worth = e[f"flagged_{name}"], _worth(e, name, "")
-    many = f"{round(flagged.value * flagged.n)} of {flagged.n}"
-    if f"flagged_{name}_adaptive" not in e:
-        return f"{_client(name).capitalize()} is flagged in {many} runs and {worth}."
-    again, first = e[f"flagged_{name}_adaptive"], e[f"first_{name}"].value
-    at = f" (in the median at question {first:.0f})" if math.isfinite(first) else ""
+    """What became of one attacker who is flagged: unwatched, stopped, and knowing the detector."""
+    first, again = e[f"first_{name}"].value, e[f"flagged_{name}_adaptive"]
+    at = f", in the median at question {first:.0f}" if math.isfinite(first) else ""
     stopped, knowing = _worth(e, name, "_stopped"), _worth(e, name, "_adaptive")
     return (
-        f"{_client(name).capitalize()} is flagged in {many} runs{at}: it {worth} unwatched and {stopped} if stopped "
-        f"there; one that knows the detector is flagged in {round(again.value * again.n)} and {knowing}."
+        f"It catches {_client(name)}{at}: unwatched it {_worth(e, name, '')}, stopped there {stopped}; who knows the "
+        f"detector is flagged in {round(again.value * again.n)} of {again.n} and {knowing}."
     )
 
 

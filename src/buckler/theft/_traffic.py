@@ -25,8 +25,14 @@ CHUNK, LEAST, MOST = 10, 0.02, 0.5
 """How many questions are simulated at once, and the least and the largest share of their numbers that noise is on."""
 
 
+class Unsuited(ValueError):
+    """Inputs in which a detector sees nothing, whoever sends them."""
+
+
 def natural(rows: Rows, many: int, draw: torch.Generator) -> Rows:
-    """`many` different inputs in random order."""
+    """`many` different inputs in random order; a `ValueError` where there are fewer."""
+    if len(rows[0]) < many:
+        raise ValueError(f"expected {many} rows or more for a client, got {len(rows[0])}")
     chosen = torch.randperm(len(rows[0]), generator=draw)[:many]
     return rows[0][chosen], rows[1][chosen]
 
@@ -57,7 +63,7 @@ HONEST: Mapping[str, Callable[[Rows, int, torch.Generator], Rows]] = {
 
 
 class Client:
-    """One who asks through `door`; what was sent, and the labels that were answered, are kept."""
+    """One who asks through `door`; what was sent, and what was answered, is kept."""
 
     def __init__(self, door: Oracle) -> None:
         self.door = door
@@ -66,12 +72,21 @@ class Client:
     def __call__(self, x: Tensor) -> Tensor:
         out = self.door(x)
         self._sent.append(x.detach().cpu())
-        self._said.append((out if out.ndim == 1 else out.argmax(1)).cpu())
+        self._said.append(out.cpu())
         return out
 
     def stream(self, like: Tensor) -> Rows:
         """Everything sent `(N, ...)`, inputs such as `like` `(B, ...)`, and the labels `(N,)`."""
-        return torch.cat([like[:0].cpu(), *self._sent]), torch.cat([torch.empty(0, dtype=torch.long), *self._said])
+        said = [out if out.ndim == 1 else out.argmax(1) for out in self._said]
+        return torch.cat([like[:0].cpu(), *self._sent]), torch.cat([torch.empty(0, dtype=torch.long), *said])
+
+    def lesson(self, like: Tensor) -> Rows:
+        """As `stream`, with all that the answers say: probabilities `(N, K)`, or labels `(N,)`."""
+        sent, labels = self.stream(like)
+        if self.door.reveals == "labels" or not self._said:
+            return sent, labels
+        said = torch.cat(self._said)
+        return sent, said.softmax(1) if self.door.reveals == "logits" else said
 
 
 class Quiet:

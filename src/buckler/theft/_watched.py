@@ -1,10 +1,12 @@
 """A detector of queries, by whom it flags: honest clients, attackers, and attackers who know of it.
 
-Its alarm is put where the most suspicious of some honest clients was, who send rows that no other client has. Others
+Its alarm is put where the most suspicious of some honest clients was, who send rows that no other client has; where
+none of them is suspicious at all, the method's own threshold raises it. Others
 then send rows of their own, pictures of scenes that hardly move, or now and then an input twice. Thieves and attacks on
 single inputs ask with one budget; those who are flagged are stopped there, and come back knowing what watches them.
-Honest clients of a kind draw from the same rows, and intervals are over clients of these rows: those who send what
-thieves have show whether the alarm carries over to other rows.
+Everyone sends as many questions: scores grow with them. Honest clients of a kind draw from the same rows, each a part
+of them at most, and intervals are over clients of these rows: those who send what thieves have show whether the alarm
+carries over to other rows.
 """
 
 from __future__ import annotations
@@ -32,15 +34,18 @@ from buckler.theft._door import door, shown_to
 from buckler.theft._scene import Scene, accounted, enough, labels, robbed, scene
 from buckler.theft._setting import Setting
 from buckler.theft._stolen import EPOCHS, STEPS, compared, estimated, reach
-from buckler.theft._traffic import HONEST, Client, Quiet, natural
+from buckler.theft._thief import taught
+from buckler.theft._traffic import HONEST, Client, Quiet, Unsuited, natural
 from buckler.threat import Threat
-from buckler.train import fit, portions, started
+from buckler.train import portions, started
 from buckler.trial import Check, Trial
 
 CLIENTS, THIEVES, ATTACKERS = 100, 3, 10
 """How many clients there are of each honest kind, of each thief, and of each attack on single inputs."""
 LEAST = 40
-"""The fewest honest rows, and the fewest questions."""
+"""The fewest questions of a client."""
+PARTS, POOLS = 4, 2
+"""Into how many clients who share no row the rows of a kind have to go, and those of the pool: else all are one."""
 SOONER = {"least": 40, "every": 5}
 """How early and how often an adaptive client tests itself, where the detector waits."""
 MARGIN = 0.8
@@ -66,10 +71,18 @@ class _Guard:
     alarm: float
     setting: Setting
     seen: Scene
+    many: int
+    """How many questions a client asks."""
+
+    def raised(self, look: Watched) -> Tensor:
+        """At which questions the alarm is raised: by the method's own threshold where no honest client has a score."""
+        return look.score > self.alarm if self.alarm > 0 else look.flagged
 
     def quiet(self, client: Client, kept: Callable[[Tensor, Tensor], Tensor], spare: Tensor, seed: int) -> Quiet:
         """`client` for one who knows the detector."""
-        return Quiet(client, lambda sent: self.replica(sent).score, MARGIN * self.alarm, spare, kept, seed)
+        if self.alarm > 0:
+            return Quiet(client, lambda sent: self.replica(sent).score, MARGIN * self.alarm, spare, kept, seed)
+        return Quiet(client, lambda sent: self.replica(sent).flagged.double(), 0.5, spare, kept, seed)
 
 
 def watched(setting: Setting) -> Trial:
@@ -90,24 +103,32 @@ def _begun(setting: Setting) -> Trial:
 
 
 def _measured(setting: Setting, blank: Trial) -> Trial:
-    model, many, reveals, seen = setting.subject.model, max(setting.queries), blank.threat.sees, scene(setting)
+    model, reveals, seen = setting.subject.model, blank.threat.sees, scene(setting)
     calm, rows = _honest(setting, seen)
-    if len(calm[0]) < LEAST:
-        return replace(blank, reason=f"an alarm is put by half of the honest rows: give {2 * LEAST} or more of them")
+    fewest = min(len(calm[0]), len(rows[0]))
+    many = min(max(setting.queries), fewest // PARTS)
+    if many < LEAST:
+        most = f"a client asks {LEAST} queries or more, and sends one in {2 * PARTS} of the honest rows at most"
+        return replace(blank, reason=f"{most}: give {2 * PARTS * LEAST} of them or more")
     own, early = ({"seed": setting.seed + more, **sooner} for more, sooner in ((0, {}), (1, SOONER)))
     watch = partial(_looked, partial(setting.method, **{name: own[name] for name in left_open(setting.method, *own)}))
     replica = partial(setting.method, **{name: early[name] for name in left_open(setting.method, *early)})
     draw = torch.Generator().manual_seed(setting.seed)
     began = time.perf_counter()
-    highest = [float(watch(natural(calm, many, draw)).score.max()) for _ in range(CLIENTS)]
+    try:
+        highest = [float(watch(natural(calm, many, draw)).score.max()) for _ in range(CLIENTS)]
+    except Unsuited as error:
+        return replace(blank, reason=f"{setting.described.path}: {error}")
     setting.meter.method_seconds += time.perf_counter() - began
-    guard = _Guard(watch, replica, max(highest), setting, seen)
-    evidence = {"calibration": torch.tensor(highest, dtype=torch.double)}
+    guard = _Guard(watch, replica, max(highest), setting, seen, many)
+    evidence = {"calibration": torch.tensor(highest, dtype=torch.double), "asked": torch.tensor([many])}
     for name, kind in HONEST.items():
         evidence |= _flags(guard, [kind(rows, many, draw) for _ in range(CLIENTS)], name)
-    if seen.truth is not None:
+    if seen.truth is not None and len(seen.pool) >= POOLS * many:
+        fewest = min(fewest, len(seen.pool))
         pool = seen.pool.cpu(), labels(model, seen.pool).cpu()
         evidence |= _flags(guard, [natural(pool, many, draw) for _ in range(CLIENTS)], "pool")
+    evidence["apart"] = torch.tensor([fewest // many])
     setting.told(0.2)
     thieves = [partial(find(path), **knobs) for path, knobs in THEFTS.items()]
     thieves = thieves if setting.attack is None else [setting.attack]
@@ -121,7 +142,8 @@ def _measured(setting: Setting, blank: Trial) -> Trial:
             evidence |= _attacks(guard, path, shown_to(holds, reveals, model))
     estimates = _estimates(evidence)
     check = _calm(estimates["flagged_natural"], estimates.get("flagged_pool"))
-    return replace(blank, status="ok", checks=(check,), estimates=estimates, evidence=evidence)
+    threat = replace(blank.threat, within=f"{many} queries")
+    return replace(blank, threat=threat, status="ok", checks=(check,), estimates=estimates, evidence=evidence)
 
 
 def _honest(setting: Setting, seen: Scene) -> tuple[Rows, Rows]:
@@ -150,7 +172,7 @@ def _flags(guard: _Guard, streams: Streams, name: str) -> dict[str, Tensor]:
     `own_` is whether it is flagged by the method's own threshold.
     """
     looks = [guard.watch(stream) for stream in streams]
-    over = [(look.score > guard.alarm).nonzero().flatten() for look in looks]
+    over = [guard.raised(look).nonzero().flatten() for look in looks]
     first = torch.tensor([float(at[0]) + 1 if len(at) else math.inf for at in over])
     own = torch.tensor([bool(look.flagged.any()) for look in looks])
     return {f"flagged_{name}": first.isfinite(), f"first_{name}": first, f"own_{name}": own}
@@ -158,10 +180,10 @@ def _flags(guard: _Guard, streams: Streams, name: str) -> dict[str, Tensor]:
 
 def _theft(guard: _Guard, thief: Method, reveals: str) -> dict[str, Tensor]:
     """Evidence of some thieves and their copies: not watched, stopped when flagged, and adaptive."""
-    setting, seen, many = guard.setting, guard.seen, max(guard.setting.queries)
+    setting, seen, many = guard.setting, guard.seen, guard.many
     name = describe(thief).path.rpartition("/")[2]
 
-    def steal(run: int, budget: int, quiet: bool = False) -> tuple[nn.Module | None, Rows]:
+    def steal(run: int, budget: int, quiet: bool = False) -> tuple[nn.Module | None, Client]:
         order = torch.randperm(len(seen.pool), generator=torch.Generator().manual_seed(setting.seed + run))
         mine, copy = replace(seen, pool=seen.pool[order.to(setting.device)]), None
         client = Client(door(setting.subject.model, reveals, budget))
@@ -169,9 +191,10 @@ def _theft(guard: _Guard, thief: Method, reveals: str) -> dict[str, Tensor]:
         with suppress(QueryBudgetExceeded):
             oracle = Oracle(asks, client.door.reveals, budget)
             copy = robbed(replace(setting, seed=setting.seed + run), thief, oracle, mine)
-        return copy, client.stream(mine.pool)
+        return copy, client
 
-    copies, streams = zip(*(steal(run, many) for run in range(THIEVES)), strict=True)
+    copies, clients = zip(*(steal(run, many) for run in range(THIEVES)), strict=True)
+    streams = [client.stream(seen.pool) for client in clients]
     evidence = _flags(guard, streams, name) | {f"spent_{name}": _lengths(streams)}
     evidence |= compared(cast(nn.Module, copies[0]), seen, seen.victim, f"_{name}")
     if bool(evidence[f"flagged_{name}"].any()):
@@ -179,11 +202,11 @@ def _theft(guard: _Guard, thief: Method, reveals: str) -> dict[str, Tensor]:
         stopped = copies[0] if math.isinf(first) else steal(0, int(first) - 1)[0]
         evidence |= compared(cast(nn.Module, stopped), seen, seen.victim, f"_{name}_stopped")
         again = f"{name}_adaptive"
-        streams = [steal(run, many, quiet=True)[1] for run in range(THIEVES)]
+        clients = [steal(run, many, quiet=True)[1] for run in range(THIEVES)]
+        streams = [client.stream(seen.pool) for client in clients]
         evidence |= _flags(guard, streams, again) | {f"spent_{again}": _lengths(streams)}
-        evidence |= compared(
-            _taught(guard, streams[0], float(evidence[f"first_{again}"][0])), seen, seen.victim, f"_{again}"
-        )
+        copy = _taught(guard, clients[0], float(evidence[f"first_{again}"][0]))
+        evidence |= compared(copy, seen, seen.victim, f"_{again}")
     return evidence
 
 
@@ -191,15 +214,16 @@ def _lengths(streams: Streams) -> Tensor:
     return torch.tensor([float(len(said)) for _, said in streams])
 
 
-def _taught(guard: _Guard, stream: Rows, first: float) -> nn.Module:
+def _taught(guard: _Guard, client: Client, first: float) -> nn.Module:
     """What learns everything that was answered before the `first` flagged question."""
-    setting, many = guard.setting, int(min(first - 1, len(stream[0])))
+    setting, (sent, answers) = guard.setting, client.lesson(guard.seen.pool)
+    many = int(min(first - 1, len(sent)))
     copy = started(guard.seen.net, setting.seed).to(setting.device)
     if many == 0:
         return copy.eval()
     epochs = min(EPOCHS, STEPS / len(portions(many, 32)))
-    lesson = stream[0][:many].to(setting.device), stream[1][:many].to(setting.device)
-    return fit(copy, lesson, epochs=epochs, batch=32, rate=0.1, seed=setting.seed)
+    lesson = sent[:many].to(setting.device), answers[:many].to(setting.device)
+    return taught(copy, lesson, epochs=epochs, batch=32, rate=0.1, seed=setting.seed)
 
 
 def _attacks(guard: _Guard, path: str, reveals: str) -> dict[str, Tensor]:
@@ -207,7 +231,7 @@ def _attacks(guard: _Guard, path: str, reveals: str) -> dict[str, Tensor]:
 
     An input is turned at the first question within the limit that is answered wrongly.
     """
-    setting, seen, many, ball = guard.setting, guard.seen, max(guard.setting.queries), reach(guard.setting)
+    setting, seen, many, ball = guard.setting, guard.seen, guard.many, reach(guard.setting)
     chosen, name = (seen.victim == seen.y).nonzero().flatten()[:ATTACKERS].tolist(), path.rpartition("/")[2]
     evidence = dict[str, Tensor]()
 
@@ -254,10 +278,17 @@ def _estimates(evidence: Mapping[str, Tensor]) -> dict[str, Estimate]:
 
 
 def _calm(natural: Estimate, pool: Estimate | None) -> Check:
-    """Whether the alarm is as rare among other honest clients, and with the thief's inputs, as where it was put."""
-    chance, worst = 1 / (CLIENTS + 1), natural if pool is None else max(natural, pool, key=lambda e: e.value)
+    """Whether the alarm is as rare among other honest clients, and with the thief's inputs, as where it was put.
+
+    The alarm is the highest of `CLIENTS` scores: that k of n others are higher still, where all are alike, has the
+    chance that the k highest of all are among the n.
+    """
+    kinds = [natural] if pool is None else [natural, pool]
+    worst = max(kinds, key=lambda e: e.value)
+    hits = round(worst.value * worst.n)
+    chance = min(1.0, len(kinds) * math.comb(worst.n, hits) / math.comb(CLIENTS + worst.n, hits))
     with_pool = "" if pool is None else f", {pool.value:.1%} with the inputs that thieves have"
-    says = f"{natural.value:.1%} of them are flagged{with_pool}; {chance:.1%} is expected."
-    good = worst.low <= chance
+    says = f"{natural.value:.1%} of them are flagged{with_pool}; {1 / (CLIENTS + 1):.1%} is expected."
+    good = chance > 1 - stats.LEVEL
     more = "" if good else " What clients send differs more than the rows that the alarm was put by: give more of them."
     return Check(CALM, good, says + more, worst.value)

@@ -39,7 +39,7 @@ def prada(queries: Rows, *, threshold: float = 0.95, least: int = 100, every: in
     the mean less one standard deviation of its own distances. Distances within `spread` standard deviations of the mean
     are tested at every `every`-th question from the one with more than `least` distances on. The client is flagged from
     the first W below `threshold` on; `score` `(N,)` is the latest 1 - W, and 0 before there is one. A `ValueError` for
-    numbers out of range.
+    numbers out of range, and for questions that are not finite: no distance after them would be.
     """
     if not 0 <= threshold <= 1 or least < 3 or every < 1 or spread <= 0:
         raise ValueError(
@@ -47,6 +47,8 @@ def prada(queries: Rows, *, threshold: float = 0.95, least: int = 100, every: in
             f"{threshold}, {least}, {every} and {spread}"
         )
     x, labels = floats(queries[0]).flatten(1).cpu(), queries[1].tolist()
+    if bad := (~x.isfinite().all(1)).nonzero().flatten().tolist():
+        raise ValueError(f"expected finite numbers, got others in {len(bad)} questions, the first of them {bad[0] + 1}")
     grown: dict[int, tuple[list[int], list[float]]] = {}
     cut, distances, scores, latest = dict[int, float](), list[float](), list[float](), 0.0
     for index, far in enumerate(_far(x)):

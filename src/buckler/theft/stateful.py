@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from buckler.data import Rows, floats
 from buckler.kinds import Watched
 from buckler.theft._claims import secret
+from buckler.theft._traffic import Unsuited
 
 NONE = torch.iinfo(torch.int64).min
 """What stands where an input has fewer different windows than are kept."""
@@ -46,17 +47,19 @@ def stateful(
     are not looked at. Pixels are rounded to multiples of `coarse` 255ths; fingerprints are the `keep` highest of the
     different hashes of `window` pixels in a row, every `stride` pixels, by a secret that `seed` draws. The client is
     flagged from the first question on that shares more than `threshold`; `score` `(N,)` is how many it shares. A
-    `ValueError` for numbers out of range, and for inputs with fewer pixels than a window.
+    `ValueError` for numbers out of range, and for inputs too small to share so many.
     """
     x = floats(queries[0]).flatten(1)
-    if min(keep, window, stride) < 1 or not 0 < coarse <= 255 or threshold < 0:
+    if min(window, stride) < 1 or not 0 < coarse <= 255 or not 0 <= threshold < keep:
         raise ValueError(
-            "expected keep, window and stride of 1 or more, coarse in 1 to 255 and a threshold of 0 or more, got "
-            f"{keep}, {window}, {stride}, {coarse} and {threshold}"
+            "expected window and stride of 1 or more, coarse in 1 to 255, a threshold of 0 or more and keep above it, "
+            f"got {window}, {stride}, {coarse}, {threshold} and {keep}"
         )
-    if x.shape[1] < window:
-        raise ValueError(
-            f"expected inputs of {window} pixels or more, a window's, got {x.shape[1]}: take a smaller one"
+    windows = max(0, 1 + (x.shape[1] - window) // stride)
+    if windows <= threshold:
+        raise Unsuited(
+            f"expected inputs with more than {threshold} windows of {window} pixels, got {windows} in {x.shape[1]} "
+            "pixels: take a lower threshold or a smaller window"
         )
     prints = _prints((x * 255 / coarse).round().long(), keep, window, stride, seed)
     known, name = prints.unique(return_inverse=True)
