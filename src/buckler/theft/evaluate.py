@@ -38,8 +38,8 @@ def evaluate(
     scores with fewer classes and digits: `top3`, `digits2`, `top3-digits2`), and has a pool of inputs without labels:
     half of the test rows, at most `train_rows` training rows, or noise. Its copies are measured on at most `rows` of
     the other half of the test rows. A guard is measured by what `attack`, a thief, makes of a model with and without
-    it, and a detector of queries, with the largest of the budgets at most, by whether it tells `attack` (or several, and
-    attacks on single inputs) from honest clients. A guess has that budget and `models` of the thief's own to learn
+    it; a detector of queries, with the largest budget or less, by whether it tells `attack` (or several, and attacks
+    on single inputs) from honest clients. A guess has the largest budget and `models` of the thief's own to learn
     from, and is tried on as many others. A model trained here for comparison trains for `training_epochs`. `seed`
     decides what is drawn. A kind that this area does not run, and what it makes nothing of, is a `ValueError`.
     """
