@@ -82,6 +82,13 @@ def test_a_farm_in_a_worker_makes_the_models_that_its_seed_decides() -> None:
         assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(alone, answers, strict=True))
 
 
+def test_what_draws_by_chance_is_known_whatever_was_drawn_before() -> None:
+    for seed in range(20):
+        torch.manual_seed(seed)
+        assert _farm.by_chance(drops, noise(40)[0])
+        assert not _farm.by_chance(normed, noise(40)[0])
+
+
 def test_a_network_that_draws_by_chance_is_not_stacked_and_timing_leaves_no_trace(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
