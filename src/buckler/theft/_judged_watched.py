@@ -109,7 +109,8 @@ def _claim(trial: Trial) -> str:
     caught = [name for name in attackers if e[f"flagged_{name}"].value > 0.5]
     missed = [name for name in attackers if name not in caught]
     if missed:
-        words.append(f"It misses {' and '.join(map(_client, missed))}.")
+        *others, last = map(_client, missed)
+        words.append(f"It misses {', '.join(others)} and {last}." if others else f"It misses {last}.")
     words += [_of_attack(e, name) for name in caught]
     return " ".join(words)
 
