@@ -8,13 +8,14 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from buckler import stats
 from buckler.data import batches
 from buckler.method import Described, Method, left_open
 from buckler.subject import Subject
-from buckler.target import Meter, metered
+from buckler.target import Meter, Oracle, frozen, metered
 from buckler.threat import Threat
 from buckler.trial import Cost, Trial, identity, peak_bytes
 
@@ -50,6 +51,26 @@ def running(
         finally:
             for part, mode in zip(parts, modes, strict=True):
                 part.training = mode
+
+
+def honest(model: nn.Module, guard: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """What a guard changes for honest users, row by row, on the CPU: whether labels are right, with it and `unguarded_`
+    without, and kept; how far scores move, in l1; and Brier's score of them. A `ValueError` for scores of another shape
+    or that are not finite."""
+    with frozen(model), frozen(guard):
+        before, after = (Oracle(one, "scores")(x).cpu() for one in (model, guard))
+    if before.shape != after.shape or not bool(after.isfinite().all()):
+        raise ValueError(f"expected finite scores {tuple(before.shape)} of a guarded model, got {tuple(after.shape)}")
+    y = y.cpu()
+    truth = F.one_hot(y, before.shape[1]).to(before)
+    return {
+        "correct": after.argmax(1) == y,
+        "unguarded_correct": before.argmax(1) == y,
+        "label_kept": after.argmax(1) == before.argmax(1),
+        "moved": (after - before).abs().sum(1),
+        "brier": (after - truth).square().sum(1),
+        "unguarded_brier": (before - truth).square().sum(1),
+    }
 
 
 def blank(

@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from buckler import stats
-from buckler.data import Rows, as_tensors, count
+from buckler.data import as_tensors, count
 from buckler.dice import Dice
+from buckler.evaluation import honest
 from buckler.kinds import Membership
 from buckler.method import Method, describe, held, left_open
 from buckler.privacy._game import Game, of_the_training, training_of
@@ -91,7 +91,10 @@ def guarded(setting: Setting) -> Trial:
     plain = of_the_training(setting, control=False)
     known = behind(plain, guarding(setting, setting.method), public)
     test = as_tensors(subject.test, min(setting.rows, count(subject.test) - count(subject.test) // 2))
-    evidence = _honest(plain, known, test, setting)
+    if not (isinstance(plain.target, nn.Module) and isinstance(known.target, nn.Module)):
+        raise TypeError("expected models")
+    evidence = honest(plain.target, known.target, test[0].to(setting.device), test[1])
+    evidence["accuracy_lost"] = evidence["unguarded_correct"].to(torch.int8) - evidence["correct"].to(torch.int8)
     games = {"": known, "control_": plain}
     for name, attack in ATTACKS.items():
         for before, game in games.items():
@@ -122,39 +125,16 @@ def _ranked(attack: Method, game: Game, setting: Setting) -> Tensor:
     return torch.stack([score.cpu().float(), game.member.float()], 1)
 
 
-def _honest(plain: Game, known: Game, test: Rows, setting: Setting) -> dict[str, Tensor]:
-    """What the guard changes for honest users, on test rows: labels, scores by their l1 distance, and Brier's score."""
-    if not (isinstance(plain.target, nn.Module) and isinstance(known.target, nn.Module)):
-        raise TypeError("expected models")
-    with frozen(plain.target), frozen(known.target):
-        before, after = (
-            Oracle(model, "scores")(test[0].to(setting.device)).cpu() for model in (plain.target, known.target)
-        )
-    if before.shape != after.shape or not bool(after.isfinite().all()):
-        raise ValueError(f"expected finite scores {tuple(before.shape)} of a guarded model, got {tuple(after.shape)}")
-    truth = F.one_hot(test[1], before.shape[1]).to(before)
-    right, unguarded = after.argmax(1) == test[1], before.argmax(1) == test[1]
-    return {
-        "correct": right,
-        "control_correct": unguarded,
-        "accuracy_lost": unguarded.to(torch.int8) - right.to(torch.int8),
-        "label_kept": after.argmax(1) == before.argmax(1),
-        "moved": (after - before).abs().sum(1),
-        "brier": (after - truth).square().sum(1),
-        "control_brier": (before - truth).square().sum(1),
-    }
-
-
 def _estimates(evidence: dict[str, Tensor]) -> dict[str, Estimate]:
     """What the guard costs, and what every attack finds with it and without."""
     found = {
         "accuracy": stats.share(evidence["correct"], "correct"),
-        "control_accuracy": stats.share(evidence["control_correct"], "control_correct"),
+        "control_accuracy": stats.share(evidence["unguarded_correct"], "unguarded_correct"),
         "accuracy_lost": stats.difference(evidence["accuracy_lost"], "accuracy_lost"),
         "labels_kept": stats.share(evidence["label_kept"], "label_kept"),
         "scores_moved": stats.mean(evidence["moved"], "moved"),
         "brier": stats.mean(evidence["brier"], "brier"),
-        "control_brier": stats.mean(evidence["control_brier"], "control_brier"),
+        "control_brier": stats.mean(evidence["unguarded_brier"], "unguarded_brier"),
     }
     for name in ("naive", "control_naive"):
         found[f"{name}_auc"] = stats.area(evidence[name], name)

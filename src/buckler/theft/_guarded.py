@@ -10,12 +10,12 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from buckler import stats
 from buckler.catalog import find
+from buckler.evaluation import honest
 from buckler.method import Method, left_open, plain
-from buckler.target import Asked, Oracle, frozen
+from buckler.target import Asked, Oracle
 from buckler.theft._door import door, shown_to
 from buckler.theft._scene import Scene, accounted, enough, robbed, scene
 from buckler.theft._setting import Setting
@@ -58,7 +58,8 @@ def _measured(setting: Setting, blank: Trial) -> Trial:
     model = subject.model if isinstance(subject.model, nn.Module) else Asked(subject.model)
     given = {"net": subject.net, "seed": setting.seed}
     guard = setting.method(model, **{name: given[name] for name in left_open(setting.method, *given)})
-    evidence: dict[str, Tensor] = _honest(model, guard, seen.x, seen.y)
+    evidence = honest(model, guard, seen.x, seen.y)
+    evidence["correct_change"] = evidence["correct"].to(torch.int8) - evidence["unguarded_correct"].to(torch.int8)
     doors = {
         "": door(guard, reveals, budget),
         "_undefended": door(model, reveals, budget),
@@ -99,25 +100,6 @@ def _by_labels(setting: Setting, thief: Method, oracle: Oracle, seen: Scene) -> 
         return robbed(setting, thief, oracle, seen)
     except ValueError:
         return robbed(setting, find("theft/copycat"), oracle, seen)
-
-
-def _honest(model: nn.Module, guard: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-    """What the guard changes for honest users: labels, scores by their l1 distance, and Brier's score of them."""
-    with frozen(model), frozen(guard):
-        before, after = (Oracle(one, "scores")(x) for one in (model, guard))
-    if before.shape != after.shape or not bool(after.isfinite().all()):
-        raise ValueError(f"expected finite scores {tuple(before.shape)} of a guarded model, got {tuple(after.shape)}")
-    truth = F.one_hot(y, before.shape[1]).to(before)
-    right, unguarded = after.argmax(1) == y, before.argmax(1) == y
-    return {
-        "correct": right,
-        "unguarded_correct": unguarded,
-        "correct_change": right.to(torch.int8) - unguarded.to(torch.int8),
-        "label_kept": after.argmax(1) == before.argmax(1),
-        "moved": (after - before).abs().sum(1),
-        "brier": (after - truth).square().sum(1),
-        "unguarded_brier": (before - truth).square().sum(1),
-    }
 
 
 def _harmless(evidence: dict[str, Tensor]) -> Check:
