@@ -62,8 +62,8 @@ def memguard(
 
     The classifier, with layers of `width` and half of it, learns by Adam from answers to `members`, rows `(N, ...)`
     with labels that the model learnt from, and to `public`, rows alike that it did not. The noise is found in at most
-    `steps` of length `size` in the logits. Returns a module `(B, ...)` to
-    logits `(B, K)`. Raises `ValueError` for a distortion outside [0, 2], no step, or no rows on a side.
+    `steps` of length `size` in the logits. Returns a module `(B, ...)` to logits `(B, K)`. Raises `ValueError` for a
+    distortion outside [0, 2], no step, or no rows on a side.
     """
     if not 0 <= distortion <= 2 or steps < 1 or not size > 0:
         raise ValueError(f"expected distortion in [0, 2], a step and a size, got {distortion}, {steps} and {size}")
