@@ -13,7 +13,7 @@ audit: $(STAMP)
 	@$(BIN)/buckler audit --demo digits; code=$$?; if [ $$code -gt 1 ]; then exit $$code; fi
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 check: $(STAMP)
 	$(BIN)/ruff check src tests benchmarks examples docs

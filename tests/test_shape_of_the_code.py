@@ -32,7 +32,7 @@ LAYERS = (
     {"threat", "stats", "dice", "catalog"},
     {"target", "data", "nets", "augment", "endpoint", "flags"},
     {"kinds", "train", "trial"},
-    {"method", "combine", "contract", "findings"},
+    {"method", "combine", "contract", "findings", "embedding"},
     {"imported"},
     {"subject", "compare", "judging", "evaluation"},
     {"report"},

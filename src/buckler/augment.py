@@ -5,6 +5,7 @@ Draws come from torch's global random state, which the training loop seeds and r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -67,6 +68,38 @@ def turned(degrees: float, scale: float = 0.0, shift: float = 0.0) -> Augment:
         return F.grid_sample(x, grid, align_corners=False)
 
     return turn
+
+
+def cropped(least: float, stretch: float = 4 / 3) -> Augment:
+    """A function that cuts out a part of at least the share `least` of each image's area, its sides' ratio changed by a
+    factor of up to `stretch` either way, and brings it to the image's size; bilinear."""
+
+    def crop(x: Tensor) -> Tensor:
+        draw = torch.rand(4, len(x), device=x.device)
+        area, ratio = least + (1 - least) * draw[0], torch.exp((2 * draw[1] - 1) * math.log(stretch))
+        wide, high = (area * ratio).sqrt().clamp_max(1.0), (area / ratio).sqrt().clamp_max(1.0)
+        none = torch.zeros_like(wide)
+        across = torch.stack([wide, none, (2 * draw[2] - 1) * (1 - wide)], 1)
+        down = torch.stack([none, high, (2 * draw[3] - 1) * (1 - high)], 1)
+        grid = F.affine_grid(torch.stack([across, down], 1).to(x.dtype), list(x.shape), align_corners=False)
+        return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+
+    return crop
+
+
+def jittered(brightness: float, contrast: float) -> Augment:
+    """A function that multiplies each image, and then how far its pixels are from their mean, by factors of up to
+    1 +- `brightness` and 1 +- `contrast`, and clips to [0, 1]."""
+
+    def jitter(x: Tensor) -> Tensor:
+        light, apart = 1 + (2 * torch.rand(2, len(x), 1, 1, 1, device=x.device, dtype=x.dtype) - 1) * torch.tensor(
+            [brightness, contrast], device=x.device, dtype=x.dtype
+        ).view(2, 1, 1, 1, 1)
+        x = x * light
+        mean = x.mean((1, 2, 3), keepdim=True)
+        return (mean + (x - mean) * apart).clamp(0.0, 1.0)
+
+    return jitter
 
 
 def bent(most: float, control: int = 4) -> Augment:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import typing
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from enum import Enum
@@ -34,6 +35,7 @@ TEXTS = {
     "attack": "the path of an attack",
     "defence": "the path of a defence by training, or of a guard",
     "through": "the path of a method",
+    "pretraining": "the path of a method of pre-training",
 }
 """What stays text here, and is read as a row of a plan is: a bare norm is a limit too, at the reference radius."""
 INTERRUPTED, GONE = 130, 141  # as shells count a process that SIGINT or SIGPIPE ended
@@ -235,7 +237,7 @@ def run(
     asks = {name: kind for name, kind in hints(evaluate).items() if name != "tick"}
     texts = {name: Annotated[str, says] for name, says in TEXTS.items() if name in asks}
     values = read(context.args, {**asks, **hints(method), **texts})
-    if "ball" in asks and "ball" not in values:
+    if "ball" in asks and type(None) not in typing.get_args(asks["ball"]) and "ball" not in values:
         raise ValueError(f"expected a limit for {path}, got none: add --ball linf:8/255, or --ball linf")
     how = console.chosen(display.value)
     spec, _ = _spec(subject, demo)

@@ -222,6 +222,8 @@ class Finding:
     """The command that repeats the measurement."""
     tables: dict[str, str] = field(default_factory=dict[str, str])
     """Files that are written beside the report, `name.csv` to text."""
+    grid: tuple[tuple[str, ...], ...] = ()
+    """A table of texts, its head first, for what an estimate's own table cannot hold."""
 
     def __post_init__(self) -> None:
         if not _ID.fullmatch(self.id):

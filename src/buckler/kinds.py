@@ -27,6 +27,9 @@ Defended: TypeAlias = nn.Module
 Copy: TypeAlias = nn.Module
 """A model made from another's answers."""
 
+Encoder: TypeAlias = nn.Module
+"""A model that was pre-trained without labels: it turns inputs into features `(B, D)`."""
+
 Membership: TypeAlias = Tensor
 """How probably a model learnt from each row: a score per row, `(B,)`, higher for a member."""
 
@@ -212,6 +215,10 @@ class Unlearn(Protocol):
     def __call__(self, data: Rows, forget: Tensor, /, *, net: Callable[[], nn.Module]) -> Forgotten: ...
 
 
+class Pretrain(Protocol):
+    def __call__(self, data: Rows, /, *, net: Callable[[], nn.Module]) -> Encoder: ...
+
+
 class Reconstruct(Protocol):
     def __call__(self, model: nn.Module, observed: Tensor, /) -> Reconstructed: ...
 
@@ -249,4 +256,5 @@ KINDS = {
     "Reconstructed": "reconstruct",
     "Owned": "own",
     "Watched": "watch",
+    "Encoder": "pretrain",
 }

@@ -73,6 +73,8 @@ def held(holds: Holds, target: nn.Module | Oracle, budget: int | None = None) ->
         return target
     if isinstance(target, nn.Module):
         return Oracle(target, holds, budget)
+    if holds == target.reveals:
+        return target.narrowed(holds, budget)
     order = ("labels", "scores", "logits")
     if holds not in order or target.reveals not in order or order.index(target.reveals) < order.index(holds):
         raise ValueError(f"needs {holds}, and the target reveals {target.reveals} only")

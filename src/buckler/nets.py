@@ -84,6 +84,15 @@ class ResNet(nn.Module):
         return self.head(self.stages(self.stem(x)).mean((2, 3)))
 
 
+def encoder(
+    *, channels: int = 1, width: int = 16, blocks: tuple[int, ...] = (1, 1, 1), stride: int = 2, pool: int = 2
+) -> nn.Module:
+    """A residual network without its last layer: features `(B, pool^2 width 2^(stages - 1))`, means over `pool` x
+    `pool` parts of the image."""
+    body = ResNet(channels=channels, width=width, blocks=blocks, stride=stride)
+    return nn.Sequential(body.stem, body.stages, nn.AdaptiveAvgPool2d(pool), nn.Flatten())
+
+
 class LinearModel(nn.Module):
     """Logits `W x + b` of the flattened input: the distance to every decision boundary has a closed form."""
 
@@ -118,6 +127,16 @@ def last_linear(model: nn.Module) -> nn.Linear:
     if not layers:
         raise ValueError("expected a model with a linear layer, whose input are the features, got one without")
     return layers[-1]
+
+
+def headless(model: nn.Module) -> nn.Module:
+    """`model`, whose last linear layer now passes on what goes into it: its features. A `ValueError` if it has none."""
+    last = last_linear(model)
+    for parent in model.modules():
+        for name, part in parent.named_children():
+            if part is last:
+                setattr(parent, name, nn.Identity())
+    return nn.Identity() if model is last else model
 
 
 @contextmanager

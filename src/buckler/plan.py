@@ -30,7 +30,13 @@ else:
     import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 OWN = ("method", "passes", "curve", "rows")
-METHODS = ("through", "attack", "defence")
+METHODS = {
+    "through": ("extract",),
+    "attack": ("evade", "poison", "extract"),
+    "defence": ("protect", "guard"),
+    "pretraining": ("pretrain",),
+}
+"""What is asked for by the path of a method, and of which kinds it may be."""
 MEMBERSHIP = "NISTAML.033"
 """The tag of what is about members."""
 
@@ -164,7 +170,7 @@ def _job(row: Row, index: int, plan: Plan, limits: Mapping[str, float], seed: in
     area = row.method.partition("/")[0]
     module = import_module(f"buckler.{area}.evaluate")
     evaluate = module.evaluate
-    asks = set(inspect.signature(evaluate).parameters)
+    asks = dict(inspect.signature(evaluate).parameters)
     asked: dict[str, Any] = {"rows": rows or row.rows or plan.rows, "seed": seed, **_limit(row, asks, limits, where)}
     knobs: dict[str, Any] = {}
     for key, value in (row.model_extra or {}).items():
@@ -174,7 +180,7 @@ def _job(row: Row, index: int, plan: Plan, limits: Mapping[str, float], seed: in
         elif key in described.knobs and key not in ("ball", "share", "seed"):
             knobs[key] = _sound(key, value, hints(find(row.method)), where, described.params.get(key))
         else:
-            known = ", ".join(sorted((set(described.knobs) | asks | set(OWN)) - {"subject", "tick", "seed"}))
+            known = ", ".join(sorted(({*described.knobs, *asks, *OWN}) - {"subject", "tick", "seed"}))
             raise BadPlan(f"{where}: unknown key {key!r}, expected one of {known}")
     try:
         vars(module).get("fitting", _anything)(described.kind, asked)
@@ -197,12 +203,12 @@ def _anything(_kind: str, _asked: Mapping[str, object]) -> None:
     """Where an area does not say itself what a kind of its methods makes nothing of, beside its `evaluate`."""
 
 
-def _limit(row: Row, asks: set[str], limits: Mapping[str, float], where: str) -> dict[str, Any]:
+def _limit(row: Row, asks: Mapping[str, inspect.Parameter], limits: Mapping[str, float], where: str) -> dict[str, Any]:
     """The limit that the area knows, as its `evaluate` takes it; one that it does not know is refused."""
     for name, given in (("ball", row.ball), ("share", row.share)):
         if given is not None and name not in asks:
             raise BadPlan(f"{where}: unknown key {name!r}, expected {'share' if name == 'ball' else 'ball'}")
-    if "ball" in asks:
+    if "ball" in asks and (row.ball is not None or asks["ball"].default is inspect.Parameter.empty):
         if row.ball is None:
             raise BadPlan(f"{where}: ball: expected a limit such as linf:8/255, or a norm such as linf, got nothing")
         return {"ball": _ball(row.ball, limits, where)}
@@ -217,7 +223,7 @@ def _method(value: object, key: str, area: str, where: str) -> Method:
     table of that, as `method`, and its knobs."""
     knobs = dict(cast("Mapping[str, Any]", value)) if isinstance(value, dict) else {"method": value}
     path = str(knobs.pop("method", ""))
-    kinds = {"through": ("extract",), "attack": ("evade", "poison", "extract"), "defence": ("protect", "guard")}[key]
+    kinds = METHODS[key]
     try:
         found = find(path)
         described = describe(found)

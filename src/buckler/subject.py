@@ -61,12 +61,16 @@ class Subject:
     """The user's own training: data in, a trained model out."""
     net: Callable[[], nn.Module] | None = None
     """The network untrained: what defences by training start from."""
+    encoder: nn.Module | Oracle | None = None
+    """What was pre-trained without labels and `model` stands on: inputs in [0, 1], features `(B, D)` out."""
     gate: str = "high"
     """The severity at or above which an audit fails."""
     severity: Mapping[str, object] = field(default_factory=dict[str, object])
     """Thresholds of the user's own, laid over `severity.toml`."""
     limits: tuple[Ball, ...] = ()
     """How far inputs may be moved; none given means what the plan says."""
+    body: Callable[[], nn.Module] | None = None
+    """An encoder untrained: what is pre-trained where no `encoder` is given; else `net` without its last layer."""
     origin: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
@@ -331,9 +335,11 @@ def demo(name: str, *, tick: Tick | None = None) -> Subject:
     """
     if name == "digits":
         net, recipe = nets.SmallCNN, partial(_recipe, net=nets.SmallCNN, epochs=15.0, batch=64, rate=0.1)
+        body = partial(nets.encoder, stride=1)
         training, test = digits(True), digits(False)
     elif name == "fashion-mnist":
         net, recipe = nets.ResNet, partial(_recipe, net=nets.ResNet, epochs=3.0, batch=128, rate=0.2)
+        body = nets.encoder
         training, test = fashion_mnist(True, download=True), fashion_mnist(False, download=True)
     else:
         raise BadSubject(f"expected a demo out of {', '.join(DEMOS)}, got {name!r}")
@@ -345,6 +351,7 @@ def demo(name: str, *, tick: Tick | None = None) -> Subject:
         recipe=recipe,
         net=net,
         limits=tuple(Ball.parse(text) for text in LIMITS[name]),
+        body=body,
         origin={"demo": name},
     )
 

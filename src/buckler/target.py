@@ -105,6 +105,7 @@ class Asked(nn.Module):
 
 LabelOracle = Annotated[Oracle, "labels"]
 ScoreOracle = Annotated[Oracle, "scores"]
+FeatureOracle = Annotated[Oracle, "features"]
 
 
 @dataclass

@@ -116,6 +116,7 @@ def _finding(finding: Finding) -> dict[str, object]:
         "trials": finding.trials,
         "reproduce": finding.reproduce,
         "tables": finding.tables,
+        "grid": [list(row) for row in finding.grid],
     }
 
 
@@ -140,6 +141,7 @@ def _load_finding(entry: Mapping[str, Any]) -> Finding:
         trials=tuple(entry["trials"]),
         reproduce=entry["reproduce"],
         tables=dict(entry["tables"]),
+        grid=tuple(tuple(row) for row in entry.get("grid", ())),
     )
 
 

@@ -63,6 +63,9 @@ def _finding(finding: Finding) -> list[str]:
         parts.append(_plain(finding.because))
     if finding.estimates:
         parts.append(_estimates(finding.estimates))
+    if finding.grid:
+        head, *lines = [[_plain(text) for text in row] for row in finding.grid]
+        parts.append(_table(head, lines))
     if finding.threat:
         threat = finding.threat
         rows = [("sees", threat.sees), ("changes", threat.changes), ("within", threat.within), ("wants", threat.wants)]
