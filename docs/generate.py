@@ -35,6 +35,7 @@ KINDS = {
     "unlearn": "Unlearning",
     "own": "Ownership",
     "watch": "Detection of queries",
+    "pretrain": "Pre-training",
 }
 PAGE = Path(__file__).parent / "methods.md"
 README = Path(__file__).parents[1] / "README.md"

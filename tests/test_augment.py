@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from buckler.augment import chained, erased, flip, shifted, turned
+from buckler.augment import chained, cropped, erased, flip, jittered, shifted, turned
 
 SEEDED = 400
 
@@ -138,3 +138,59 @@ def test_the_global_random_state_decides_and_the_batch_is_left_alone(x, augment)
     assert first.shape == x.shape
     assert first.dtype == x.dtype
     assert len((first - x).flatten(1).unique(dim=0)) > 1, "a draw per row"
+
+
+def grounds(rows: int, side: int = 9) -> Tensor:
+    """Images whose two channels say where a pixel is, across and down, in [-1, 1] brought to [0, 1]."""
+    centre = (2 * torch.arange(side) + 1) / side - 1
+    across, down = centre.expand(side, side), centre[:, None].expand(side, side)
+    return ((torch.stack([across, down]) + 1) / 2).expand(rows, 2, side, side).double()
+
+
+def test_cropped_shows_a_part_of_the_image_and_never_what_is_outside() -> None:
+    torch.manual_seed(0)
+    after = cropped(0.2)(grounds(SEEDED))
+    inner = after[:, :, 1:-1, 1:-1]  # at the edge the border is repeated
+    wide = (inner[:, 0, :, -1] - inner[:, 0, :, 0]).mean(1) * 9 / 6  # the distance of the outermost centres of inner
+    high = (inner[:, 1, -1] - inner[:, 1, 0]).mean(1) * 9 / 6
+    area, ratio = wide * high, wide / high
+    assert (inner[:, 0].std(1) < 1e-6).all(), "columns stay columns"
+    assert (area > 0.19).all()
+    assert (area < 1.01).all()
+    assert area.min() < 0.25
+    assert area.max() > 0.9
+    assert (ratio.log().abs() < math.log(4 / 3) + 0.01).all()
+    assert ratio.max() > 1.2
+    assert ratio.min() < 0.83
+    assert (after >= 0).all()
+    assert (after <= 1).all()
+
+
+def test_cropped_keeps_an_image_whole_if_it_has_to() -> None:
+    x = grounds(20)
+    torch.testing.assert_close(cropped(1.0, stretch=1.0)(x), x)
+
+
+def test_jittered_changes_light_and_then_contrast_about_the_mean() -> None:
+    torch.manual_seed(0)
+    x = 0.4 + 0.2 * torch.rand(SEEDED, 2, 5, 5, dtype=torch.float64)  # nothing is clipped
+    after = jittered(0.3, 0.5)(x)
+    light = after.mean((1, 2, 3)) / x.mean((1, 2, 3))
+    assert (light >= 0.7).all()
+    assert (light <= 1.3).all()
+    assert light.min() < 0.73
+    assert light.max() > 1.27
+    apart = after.std((1, 2, 3)) / x.std((1, 2, 3)) / light
+    assert (apart >= 0.49).all()
+    assert (apart <= 1.51).all()
+    assert apart.std() > 0.2
+    rebuilt = light * (x.mean((1, 2, 3)) + apart * (x - x.mean((1, 2, 3), keepdim=True)).permute(1, 2, 3, 0))
+    torch.testing.assert_close(rebuilt.permute(3, 0, 1, 2), after)
+    assert abs(float(torch.corrcoef(torch.stack([light, apart]))[0, 1])) < 0.2, "drawn apart"
+
+
+def test_jittered_stays_in_range() -> None:
+    torch.manual_seed(0)
+    after = jittered(0.9, 0.9)(torch.rand(SEEDED, 1, 4, 4))
+    assert after.min() == 0
+    assert after.max() == 1

@@ -69,8 +69,10 @@ def test_every_kind_is_read_from_kinds() -> None:
 
 def test_an_area_is_listed_alone() -> None:
     assert {found.area for found in cards("evasion")} == {"evasion"}
-    assert [found for area in ("evasion", "poisoning", "privacy", "theft") for found in cards(area)] == cards()
-    with pytest.raises(UnknownMethod, match="expected an area out of evasion, poisoning, privacy, theft"):
+    assert [
+        found for area in ("encoders", "evasion", "poisoning", "privacy", "theft") for found in cards(area)
+    ] == cards()
+    with pytest.raises(UnknownMethod, match="expected an area out of encoders, evasion, poisoning, privacy, theft"):
         cards("poisning")
 
 

@@ -135,7 +135,8 @@ def test_the_worse_end_of_the_interval_decides() -> None:
 @pytest.mark.parametrize("path", rules())
 def test_worse_numbers_are_never_milder(path: str) -> None:
     rule = rules()[path]
-    worse_first = [i / 200 for i in range(201)]
+    most = max(1.0, *(2 * level for level in rule.levels.values()))  # what is no share may pass 1
+    worse_first = [most * i / 200 for i in range(201)]
     worse_first = worse_first if rule.worse == "small" else worse_first[::-1]
     grades = [severity(path, at(p, p, p)) for p in worse_first]
     assert grades == sorted(grades, reverse=True)

@@ -171,7 +171,7 @@ GOOD = 'model = "mine:model"\ntest = "mine:rows"'
 @pytest.mark.parametrize(
     ("text", "rest", "says"),
     [
-        ('test = "mine:rows"', "", "expected one of model, weights .* or url, got none of them"),
+        ('test = "mine:rows"', "", "expected one of model, weights .*, url or encoder, got none of them"),
         (GOOD + '\nurl = "http://a/b"', "", "got model and url"),
         ('model = "mine:model"', "", r"expected \[subject\] test, got nothing: add it"),
         (GOOD + '\nmodle = "x"', "", r"\[subject\] modle is not known: expected 'model'"),

@@ -42,8 +42,10 @@ def test_round_trip(tmp_path: Path) -> None:
     assert replace(again, evidence={}) == replace(trial, evidence={})
     assert all(torch.equal(again.evidence[name], tensor) for name, tensor in trial.evidence.items())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["abc"]
-    save(replace(trial, seed=4), tmp_path / "abc")
+    name, tensor = next(iter(trial.evidence.items()))
+    save(replace(trial, seed=4, evidence={**trial.evidence, "again": tensor}), tmp_path / "abc")
     assert load(tmp_path / "abc").seed == 4
+    assert torch.equal(load(tmp_path / "abc").evidence["again"], trial.evidence[name]), "two names of one tensor"
 
 
 def _edit(folder: Path, **changes: object) -> None:

@@ -28,7 +28,7 @@ import torch
 from torch import nn
 
 from buckler import plan as plans
-from buckler.contract import check_contract, fatal
+from buckler.contract import check_contract, check_encoder, fatal
 from buckler.data import as_tensors, batches, count
 from buckler.findings import NotMeasured, Report, Severity, rules
 from buckler.imported import in_a_line
@@ -86,7 +86,7 @@ def audit(
     todo = plans.jobs(chosen, _limits(subject), seed=seed, rows=rows)
     request = {"spec": spec, "plan": plan, "rows": rows, "seed": seed, "device": device}
     most = max(job.asked["rows"] for job in todo)
-    identity, checks = _identity(subject, most), contract(subject, most)
+    identity, checks = _identity(subject, most), contract(subject, most, {job.area for job in todo})
     more = {"limits": _limits(subject), "gate": gate or subject.gate, "severity": dict(subject.severity)}
     prints = fingerprints(todo, subject, identity)
     request |= {"subject": identity}
@@ -142,19 +142,31 @@ def _limits(subject: Subject) -> dict[str, float]:
 
 
 def _identity(subject: Subject, rows: int) -> dict[str, str]:
-    return identity(subject.name, subject.model, batches(subject.test, 256, rows))
+    return identity(subject.name, subject.model, batches(subject.test, 256, rows), subject.encoder)
 
 
-def contract(subject: Subject, rows: int) -> tuple[Any, ...]:
-    """What is doubtful about the model or the first `rows` rows; what makes every number meaningless is a `BadRun`."""
+def contract(subject: Subject, rows: int, areas: set[str]) -> tuple[Any, ...]:
+    """What is doubtful about the first `rows` rows, and the model or the encoder, whichever `areas` measure; what makes
+    every number meaningless, or is not there to be measured, is a `BadRun`."""
+    measured = {vars(import_module(f"buckler.{area}.evaluate")).get("MEASURES", "model") for area in areas}
+    if "model" in measured and isinstance(subject.model, Oracle) and subject.model.reveals == "features":
+        raise BadRun("expected a model that classifies, got an encoder that can only be asked: add a model")
+    pretrains = subject.train is not None and (subject.body is not None or subject.net is not None)
+    if "model" not in measured and subject.encoder is None and not pretrains:
+        raise BadRun(
+            "expected an encoder, or what one is pre-trained from, got a classifier alone: add encoder to the subject, "
+            "or train with body or net"
+        )
     y = torch.cat([labels for _, labels in batches(subject.test, 256, rows)])
     x, y = as_tensors(subject.test, sorted({*range(min(256, count(subject.test))), int(y.argmax())}))
-    if isinstance(subject.model, nn.Module):
-        device = next((p.device for p in subject.model.parameters()), torch.device("cpu"))
-        x, y = x.to(device), y.to(device)
-    checks = check_contract(subject.model, x, y)
+    x, y = x.to(subject.device), y.to(subject.device)
+    encoder = subject.encoder if "encoder" in measured else None
+    checks = () if encoder is not None and measured == {"encoder"} else check_contract(subject.model, x, y)
+    if encoder is not None:
+        checks += tuple(check for check in check_encoder(encoder, x, y) if check not in checks)
     for check in checks:
-        if fatal(check):
+        downstream = check.name == "one_class" and "encoder" in measured and not check.passed
+        if fatal(check) or downstream:
             raise BadRun(check.says)
     return checks
 
@@ -239,8 +251,7 @@ def run_trial(request: dict[str, Any], index: int, print_: str, out: str, thread
     told = [0.0]
     note = Path(out) / "trials" / f".{print_}.progress"
     paid = note.with_suffix(".answers")
-    if isinstance(subject.model, Oracle):
-        subject = replace(subject, model=replayed(subject.model, paid))
+    subject = _remembering(subject, paid)
 
     def tick(share: float, forwards: int) -> None:
         if time.monotonic() - told[0] > 0.3:
@@ -258,7 +269,8 @@ def run_trial(request: dict[str, Any], index: int, print_: str, out: str, thread
     except Exception as error:  # whatever a method or a user's model does, the other trials go on
         trial = _failed(job, request["subject"], error, time.monotonic() - started)
     note.unlink(missing_ok=True)
-    if isinstance(subject.model, nn.Module) and trial.subject["model"] != request["subject"]["model"]:
+    seen = all(isinstance(one, nn.Module) for one in (subject.model, subject.encoder or subject.model))
+    if seen and trial.subject["model"] != request["subject"]["model"]:
         raise BadRun("the weights changed while the audit ran: run it again in another folder")
     try:
         save(replace(trial, fingerprint=print_), Path(out) / "trials" / print_)
@@ -267,8 +279,18 @@ def run_trial(request: dict[str, Any], index: int, print_: str, out: str, thread
             f"cannot write a trial to {out} ({error.strerror or error}): free some room and run the same command again"
         ) from None
     if trial.status != "failed":
-        paid.unlink(missing_ok=True)
+        for file in (paid, paid.with_suffix(".features")):
+            file.unlink(missing_ok=True)
     return index + 1
+
+
+def _remembering(subject: Subject, paid: Path) -> Subject:
+    """The subject, whose oracles' answers are kept in `paid` and beside it as they come."""
+    model, encoder = subject.model, subject.encoder
+    kept = replayed(model, paid) if isinstance(model, Oracle) else model
+    if encoder is model or not isinstance(encoder, Oracle):
+        return replace(subject, model=kept, encoder=kept if encoder is model else encoder)
+    return replace(subject, model=kept, encoder=replayed(encoder, paid.with_suffix(".features")))
 
 
 def _shared(evaluate: Callable[..., Trial], subject: Subject, out: str) -> dict[str, str]:

@@ -71,12 +71,13 @@ def turned(degrees: float, scale: float = 0.0, shift: float = 0.0) -> Augment:
 
 
 def cropped(least: float, stretch: float = 4 / 3) -> Augment:
-    """A function that cuts out a part of at least the share `least` of each image's area, its sides' ratio changed by a
-    factor of up to `stretch` either way, and brings it to the image's size; bilinear."""
+    """A function that cuts out a part of at least the share `least` of each image's area, or as much of it as fits, one
+    side up to `stretch` times as long as the other, and brings it to the image's size; bilinear."""
 
     def crop(x: Tensor) -> Tensor:
         draw = torch.rand(4, len(x), device=x.device)
         area, ratio = least + (1 - least) * draw[0], torch.exp((2 * draw[1] - 1) * math.log(stretch))
+        ratio = ratio * x.shape[2] / x.shape[3]  # of shares of the sides, so that a part is as wide as high in pixels
         wide, high = (area * ratio).sqrt().clamp_max(1.0), (area / ratio).sqrt().clamp_max(1.0)
         none = torch.zeros_like(wide)
         across = torch.stack([wide, none, (2 * draw[2] - 1) * (1 - wide)], 1)

@@ -251,7 +251,7 @@ def run(
     limits = {ball.norm: float(ball.radius) for ball in loaded.limits}
     job = plans.jobs(single, limits, seed=seed)[0]
     with console.working(how, path, "forwards") as tick, redirect_stdout(sys.stderr):  # a user's model may print
-        checks = audits.contract(loaded, job.asked["rows"])
+        checks = audits.contract(loaded, job.asked["rows"], {job.area})
         trial = evaluate(job.method, loaded, tick=tick, **job.asked)
     if out is not None:
         save(trial, out)

@@ -18,10 +18,14 @@ from buckler.stats import beats, clopper_pearson
 from buckler.target import Oracle, QueryBudgetExceeded, frozen
 from buckler.trial import Check
 
-FATAL = frozenset({"data", "inputs", "labels", "classes", "in_place", "answers", "shape", "finite", "scale"})
+FATAL = frozenset(
+    {"data", "inputs", "labels", "classes", "in_place", "answers", "shape", "finite", "scale", "collapsed"}
+)
 ROWS, ASKED = 256, 64
 """How many rows, evenly spread over the data, a model is tried on, and how many an oracle is asked."""
 ALONE = 8
+COLLAPSED = 1e-5
+"""By how much of their scale features of different rows differ at least; what is less is rounding."""
 Answer = Callable[[Tensor], Tensor]
 
 
@@ -63,6 +67,17 @@ def check_contract(model: nn.Module | Oracle, x: Tensor, y: Tensor, *, classes: 
     tried as it is measured, in evaluation mode, and left as it was. Of an oracle only the checks that its answers allow
     are made, with at most a few hundred queries. Never raises: whatever the model does becomes a check.
     """
+    return _tried(model, x, y, classes, "logits", ROWS)
+
+
+def check_encoder(encoder: nn.Module | Oracle, x: Tensor, y: Tensor) -> tuple[Check, ...]:
+    """The same for an encoder, whose answers are features `(B, D)`: finite, and not one point for all rows."""
+    return _tried(encoder, x, y, None, "features", ASKED)
+
+
+def _tried(
+    model: nn.Module | Oracle, x: Tensor, y: Tensor, classes: int | None, reveals: str, rows: int
+) -> tuple[Check, ...]:
     checks = _data(x, y)
     if any(fatal(check) for check in checks):
         return checks
@@ -88,7 +103,7 @@ def check_contract(model: nn.Module | Oracle, x: Tensor, y: Tensor, *, classes: 
         checks += (_check("in_place", few.equal(kept), good, says, float(not few.equal(kept))),)
         if not few.equal(kept):
             return checks
-        return checks + _answers(model, x, y, classes, ROWS, "logits", torch.empty(0, dtype=dtype, device=place.device))
+        return checks + _answers(model, x, y, classes, rows, reveals, torch.empty(0, dtype=dtype, device=place.device))
 
 
 def _sentence(text: str) -> str:
@@ -143,6 +158,8 @@ def _answers(
     like: Tensor | None = None,
 ) -> tuple[Check, ...]:
     """What the model answers on up to `rows` rows, spread evenly over the data."""
+    encodes = reveals == "features"
+    name = "encoder" if encodes else "model"
     index = torch.linspace(0, len(x) - 1, min(rows, len(x)), dtype=torch.float64).round().long().to(x.device)
     x, known = x[index].detach(), y[index]
     if like is not None:
@@ -152,7 +169,7 @@ def _answers(
         wrong = next((type(part).__name__ for part in parts if not isinstance(part, Tensor)), None)
         if wrong:
             says = (
-                f"expected a tensor of {reveals} from the model, got a {wrong}: return the {reveals} and nothing else"
+                f"expected a tensor of {reveals} from the {name}, got a {wrong}: return the {reveals} and nothing else"
             )
             return (Check("answers", False, _sentence(says), 0.0),)
         out = torch.cat(parts)
@@ -160,20 +177,26 @@ def _answers(
         return (unknown("answers", f"the oracle's budget is less than {len(x)} queries"),)
     except Exception as error:  # a user's model may raise anything, and each is the same finding
         text = " ".join(str(error).split())[:200]
-        says = f"the model raises {type(error).__name__} on a batch of {tuple(x[:64].shape)}: {text}"
+        hint = "; if it takes images of another size, let it resize them" if encodes else ""
+        says = f"the {name} raises {type(error).__name__} on a batch of {tuple(x[:64].shape)}: {text}{hint}"
         return (Check("answers", False, _sentence(says), 0.0),)
     checks = [Check("answers", True, "The model answers.", float(len(x)))]
     if reveals == "labels":
         good, many, expected = out.ndim == 1 and len(out) == len(x), classes, "(B,) labels"
+    elif encodes:
+        good = out.ndim == 2 and len(out) == len(x) and out.shape[1] > 0 and out.is_floating_point()
+        many, expected = None, "(B, D) features"
     else:
         good = out.ndim == 2 and len(out) == len(x) and out.shape[1] > 1 and classes in (None, out.shape[1])
         good = good and out.is_floating_point()
         many, expected = (out.shape[1] if out.ndim == 2 else classes), f"(B, {classes or 'K'}) {reveals}"
     whole = "" if out.is_floating_point() or reveals == "labels" else f" of {out.dtype}"
-    bad = (
-        f"expected {expected} for a batch of {len(x)}, got {tuple(out.shape)}{whole}: return one "
-        f"{'float' if whole else 'number'} per class and row"
+    mend = (
+        "flatten the answer, or pool it"
+        if encodes
+        else f"return one {'float' if whole else 'number'} per class and row"
     )
+    bad = f"expected {expected} for a batch of {len(x)}, got {tuple(out.shape)}{whole}: {mend}"
     checks.append(_check("shape", good, f"answers are {expected}", bad, float(out.ndim)))
     if not good:
         return tuple(checks)
@@ -187,12 +210,12 @@ def _answers(
             return tuple(checks)
     if reveals != "labels":
         broken = float((~out.isfinite()).any(1).double().mean())
-        bad = (
-            f"{broken:.0%} of rows answer NaN or Inf: mend the model (a division, a log, an overflow in half precision)"
-        )
+        bad = f"{broken:.0%} of rows answer NaN or Inf: mend the {name} (division, log, overflow in half precision)"
         checks.append(_check("finite", broken == 0, "answers are finite", bad, broken))
         if broken:
             return tuple(checks)
+    if encodes:
+        return (*checks, _spread(out), *_behaviour(model, x, out))
     if reveals == "logits":
         like_scores = looks_like_probabilities(out)
         bad = "the model returns probabilities, on which gradients vanish: return the logits, from before the softmax"
@@ -200,6 +223,18 @@ def _answers(
     checks += _behaviour(model, x, out)
     checks += _accuracy(model, x, known, out, many)
     return tuple(checks)
+
+
+def _spread(out: Tensor) -> Check:
+    """Whether different rows have different features; one row says nothing."""
+    if len(out) < 2:
+        return unknown("collapsed", "one row has nothing to differ from")
+    differs = apart(out, out.mean(0, keepdim=True).expand_as(out))
+    bad = (
+        f"the features of {len(out)} rows are one point, up to {differs:.1g} of their scale: the encoder collapsed, or "
+        "its weights were not loaded"
+    )
+    return _check("collapsed", differs > COLLAPSED, "features differ from row to row", bad, differs)
 
 
 def _behaviour(model: Answer, x: Tensor, out: Tensor) -> list[Check]:

@@ -37,6 +37,9 @@ SHA256 = {
 }
 """Of the files' content, so that it does not matter who compressed them."""
 
+MOST_OF = 0.8
+"""The share of the rows of a class that `mixed` hands out at most, so that no two get the same."""
+
 
 @dataclass(frozen=True, eq=False)
 class Poisoned:
@@ -154,6 +157,29 @@ def split(data: Data, share: float, *, seed: int = 0) -> tuple[Data, Data]:
 def drawn(data: Data, most: int, seed: int) -> Tensor:
     """Which rows of `data` to use where at most so many are: drawn by `seed` alone, in their order, `(N,)`."""
     return torch.randperm(count(data), generator=torch.Generator().manual_seed(seed))[:most].sort().values
+
+
+def mixed(y: Tensor, label: int, shares: tuple[float, ...], models: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Who learns from what, `(models, N)`, and which of `shares` it has of class `label`, `(models,)`, in turns.
+
+    All learn from equally many rows, drawn by `seed` out of those labelled `y` `(N,)`. A `ValueError` for shares that
+    are no shares, too few models, or too few rows.
+    """
+    own, others = (y == label).nonzero().squeeze(1), (y != label).nonzero().squeeze(1)
+    if len(shares) < 2 or not all(0 <= share < 1 for share in shares) or models < len(shares):
+        raise ValueError(f"expected shares of 0 or more and below 1, a model for each, got {shares} and {models}")
+    room = [MOST_OF * len(own) / max(shares)] if max(shares) else []
+    size = int(min(*room, MOST_OF * len(others) / (1 - min(shares)), len(y)))
+    if size < 10:
+        raise ValueError(f"expected rows enough for {shares} of class {label}, got {len(own)} of {len(y)}")
+    draw = torch.Generator().manual_seed(seed)
+    held = torch.zeros(models, len(y), dtype=torch.bool)
+    which = torch.arange(models) % len(shares)
+    for model, kind in enumerate(which.tolist()):
+        many = round(shares[kind] * size)
+        held[model, own[torch.randperm(len(own), generator=draw)[:many]]] = True
+        held[model, others[torch.randperm(len(others), generator=draw)[: size - many]]] = True
+    return held, which
 
 
 def from_arrays(x: object, y: object) -> Rows:

@@ -22,7 +22,8 @@ def embedded(encoder: nn.Module | Oracle, x: Tensor, chunk: int = 512) -> Tensor
     asked = isinstance(encoder, Oracle)
     device = x.device if asked else where(encoder)
     with torch.no_grad(), nullcontext() if asked else frozen(encoder):
-        parts = [encoder(floats(part).to(device)).cpu() for part in x.split(chunk)]
+        answers = (encoder(floats(part).to(device)) for part in x.split(chunk))
+        parts = [out.cpu() if isinstance(out, Tensor) else _refused(out) for out in answers]
     if any(part.ndim != 2 or not part.is_floating_point() for part in parts):
         raise ValueError(
             f"expected an encoder that gives a matrix of floats (B, D), got {tuple(parts[0].shape)} of "
@@ -36,13 +37,18 @@ def embedded(encoder: nn.Module | Oracle, x: Tensor, chunk: int = 512) -> Tensor
     return features
 
 
+def _refused(out: object) -> Tensor:
+    raise ValueError(f"expected features (B, D) of the encoder, got a {type(out).__name__}: return the tensor alone")
+
+
 class Probe(nn.Module):
     """A linear classifier of features, which it first brings to mean 0 and deviation 1 as they were in training."""
 
     def __init__(self, features: Tensor, classes: int) -> None:
         super().__init__()
         self.mean = nn.Buffer(features.mean(0))
-        self.deviation = nn.Buffer(features.std(0, correction=0).clamp_min(1e-6))
+        spread = features.std(0, correction=0)
+        self.deviation = nn.Buffer(torch.where(spread > 1e-6, spread, 1.0))  # what was constant must not blow up later
         self.linear = nn.Linear(features.shape[1], classes)
 
     def forward(self, features: Tensor) -> Tensor:

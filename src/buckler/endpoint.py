@@ -1,8 +1,8 @@
-"""A model behind an HTTP address: inputs go as JSON, scores or labels come back.
+"""A model behind an HTTP address: inputs go as JSON; scores, labels or an encoder's features come back.
 
 The request is `POST {"inputs": [[...], ...]}`, one nested list per row in [0, 1]. The answer is `{"scores": [[...]]}`,
-one list of class probabilities per row, or `{"labels": [...]}`, one whole number per row. An `Oracle` counts what is
-asked; this only carries it.
+one list of class probabilities per row, or `{"labels": [...]}`, one whole number per row, or `{"features": [[...]]}`,
+one list of numbers per row, all of one length. An `Oracle` counts what is asked; this only carries it.
 """
 
 from __future__ import annotations
@@ -33,14 +33,15 @@ class NoAnswer(ValueError):
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Call it with `(B, ...)`; it returns `(B, K)` float32 probabilities or `(B,)` int64 labels, or raises `NoAnswer`.
+    """Call it with `(B, ...)`; it returns `(B, K)` float32 probabilities, `(B,)` int64 labels or `(B, D)` float32
+    features, or raises `NoAnswer`.
 
     What may pass (no connection, a time-out, HTTP 429 or 5xx) is tried `tries` times in all, waiting `wait` seconds and
     then twice as long each time, or as long as a Retry-After header says, at most 30 s.
     """
 
     url: str
-    answers: Literal["scores", "labels"]
+    answers: Literal["scores", "labels", "features"]
     timeout: float = 30.0
     tries: int = 4
     wait: float = 0.5
@@ -59,7 +60,8 @@ class Endpoint:
             out = torch.tensor(cast("dict[str, list[float]]", answer)[self.answers])
         except (TypeError, ValueError, RuntimeError):
             raise self._wrong("numbers, the same count for every row", f"{content[:80]!r}") from None
-        return (self._scores(out, len(x)) if self.answers == "scores" else self._labels(out, len(x))).to(x.device)
+        read = {"scores": self._scores, "labels": self._labels, "features": self._features}[self.answers]
+        return read(out, len(x)).to(x.device)
 
     def _scores(self, out: Tensor, many: int) -> Tensor:
         if out.ndim != 2 or len(out) != many or out.shape[1] < 2:
@@ -80,6 +82,13 @@ class Endpoint:
                 f"{many} labels, whole numbers from 0", f"shape {tuple(out.shape)} of {out.dtype}{lowest}"
             )
         return out.long()
+
+    def _features(self, out: Tensor, many: int) -> Tensor:
+        if out.ndim != 2 or len(out) != many or out.shape[1] < 1:
+            raise self._wrong(f"{many} rows of features, as many numbers in each", f"shape {tuple(out.shape)}")
+        if not bool(out.isfinite().all()):
+            raise self._wrong("finite features", "NaN or infinity")
+        return out.float()
 
     def _post(self, body: bytes) -> bytes:
         request = urllib.request.Request(

@@ -83,7 +83,7 @@ def blank(
         kind=described.kind,
         params={**described.params, **asked, **seeded},
         threat=threat,
-        subject=identity(subject.name, subject.model, batches(subject.test, 256)),
+        subject=identity(subject.name, subject.model, batches(subject.test, 256), subject.encoder),
         seed=seed,
         status="skipped",
         source=described.source,

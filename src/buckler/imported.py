@@ -7,17 +7,24 @@ all of torch is set back.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
+import inspect
 import sys
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+
+from buckler.method import plain
+from buckler.target import Oracle
+
+FILE = "buckler.toml"
 
 
 class BadSubject(ValueError):
@@ -108,6 +115,30 @@ def raised(error: BaseException) -> str:
 def in_a_line(text: str) -> str:
     """An error's text on one line that any terminal can show: it may hold control characters, and be long."""
     return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))[:300]
+
+
+def kind_of(value: object) -> str:
+    """What something is, in a word or two for a sentence."""
+    many = f" of {len(cast('tuple[object, ...]', value))}" if isinstance(value, tuple | list) else ""
+    return "None" if value is None else f"{type(value).__name__}{many}"
+
+
+def written(value: object) -> object:
+    """A function or class by its name and the file that it is written in, with what it is configured with."""
+    if isinstance(value, partial):
+        given = {**{str(place): item for place, item in enumerate(value.args)}, **value.keywords}
+        return [written(value.func), {name: written(item) for name, item in given.items()}]
+    if not callable(value):
+        return plain(value)
+    made = value if inspect.isroutine(value) or inspect.isclass(value) else type(value)
+    with suppress(OSError, TypeError):  # of what is built in, or was typed in
+        return [made.__qualname__, hashlib.sha256(Path(inspect.getfile(made)).read_bytes()).hexdigest()]
+    return made.__qualname__
+
+
+def classes(model: nn.Module | Oracle | None) -> list[str]:
+    """Of a model that can be seen into: how its modules compute, which their weights and names do not say."""
+    return sorted({str(written(type(part))) for part in model.modules()}) if isinstance(model, nn.Module) else []
 
 
 class _Float32(nn.Module):

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import re
-from contextlib import suppress
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from buckler.data import as_tensors, batches
+from buckler.imported import classes, written
 from buckler.method import describe, plain
+from buckler.nets import where
 from buckler.plan import Job
 from buckler.subject import Subject
-from buckler.target import Oracle, frozen
+from buckler.target import frozen
 from buckler.train import started
 from buckler.trial import fingerprint, fingerprint_model, fingerprint_tensors
 
@@ -24,7 +24,11 @@ from buckler.trial import fingerprint, fingerprint_model, fingerprint_tensors
 def fingerprints(todo: list[Job], subject: Subject, identity: dict[str, str]) -> list[str]:
     """What identifies each trial: its method and knobs, what was asked, the subject, and the code that it runs on."""
     learns = ["ball" not in job.asked or describe(job.method).kind == "loss" or "through" in job.asked for job in todo]
-    about = {"identity": identity, "network": _network(subject.model), "answers": _answers(subject)}
+    about: dict[str, object] = {
+        "identity": identity,
+        "network": [classes(one) for one in _models(subject)],
+        "answers": _answers(subject),
+    }
     learnt = lessons(subject) if any(learns) else ""
     return [_fingerprint(job, about, learnt if own else "") for job, own in zip(todo, learns, strict=True)]
 
@@ -65,44 +69,36 @@ def _held(area: str) -> dict[str, bytes]:
 
 
 def lessons(subject: Subject) -> str:
-    """Of what is learnt from and how: all training and test rows, the recipe, and the network as it begins."""
+    """Of what is learnt from and how: all training and test rows, the recipe, the network and the encoder's body as
+    they begin, and the encoder that was given."""
     digest = hashlib.sha256()
     for data in (subject.test, subject.train):
         for x, y in () if data is None else batches(data, 1024):
             digest.update(fingerprint_tensors({"x": x, "y": y}).encode())
         digest.update(b"|")
-    parts: dict[str, object] = {"rows": digest.hexdigest(), "recipe": _written(subject.recipe)}
-    if subject.net is not None:
-        first = started(subject.net, 0)
-        parts["net"] = [_written(subject.net), _network(first), fingerprint_model(first)]
+    parts: dict[str, object] = {"rows": digest.hexdigest(), "recipe": written(subject.recipe)}
+    for name, build in (("net", subject.net), ("body", subject.body)):
+        if build is not None:
+            first = started(build, 0)
+            parts[name] = [written(build), classes(first), fingerprint_model(first)]
+    if isinstance(subject.encoder, nn.Module):
+        parts["encoder"] = [classes(subject.encoder), fingerprint_model(subject.encoder)]
     return fingerprint(parts)
 
 
-def _network(model: nn.Module | Oracle) -> object:
-    """Of a model that can be seen into: how its modules compute, which their weights and names do not say."""
-    return [] if isinstance(model, Oracle) else sorted({str(_written(type(module))) for module in model.modules()})
+def _models(subject: Subject) -> tuple[nn.Module, ...]:
+    """What of the subject can be seen into: its model, and the encoder that it stands on or that is given beside it."""
+    return tuple(one for one in (subject.model, subject.encoder) if isinstance(one, nn.Module))
 
 
-def _answers(subject: Subject) -> str:
-    """Of a model that can be seen into: what it answers on the first rows, to two digits, as code elsewhere decides."""
-    model = subject.model
-    if isinstance(model, Oracle):
-        return ""  # its identity has its labels
+def _answers(subject: Subject) -> list[str]:
+    """Of what can be seen into: what it answers on the first rows, to two digits, as code elsewhere decides. Of what
+    can only be asked, its identity has its labels."""
     x, _ = as_tensors(subject.test, 16)
-    device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-    with torch.random.fork_rng(), torch.no_grad(), frozen(model):
-        torch.manual_seed(0)
-        return fingerprint_tensors({"answers": model(x.to(device)).bfloat16()})
-
-
-def _written(value: object) -> object:
-    """A function or class by its name and the file that it is written in, with what it is configured with."""
-    if isinstance(value, partial):
-        given = {**{str(place): item for place, item in enumerate(value.args)}, **value.keywords}
-        return [_written(value.func), {name: _written(item) for name, item in given.items()}]
-    if not callable(value):
-        return plain(value)
-    made = value if inspect.isroutine(value) or inspect.isclass(value) else type(value)
-    with suppress(OSError, TypeError):  # of what is built in, or was typed in
-        return [made.__qualname__, hashlib.sha256(Path(inspect.getfile(made)).read_bytes()).hexdigest()]
-    return made.__qualname__
+    found = list[str]()
+    with torch.random.fork_rng(), torch.no_grad():
+        for one in _models(subject):
+            torch.manual_seed(0)
+            with frozen(one):
+                found.append(fingerprint_tensors({"answers": one(x.to(where(one))).bfloat16()}))
+    return found

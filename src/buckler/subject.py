@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import inspect
 import sys
-import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -24,14 +23,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from buckler import __version__, nets, train
+from buckler import __version__, nets, pretrained, train
 from buckler.data import BadRow, Data, as_tensors, cache_folder, count, digits, fashion_mnist, from_arrays, write_whole
 from buckler.endpoint import Endpoint, header, is_address
 from buckler.findings import rules
-from buckler.imported import BadSubject, imported, raised, usable
+from buckler.imported import FILE, BadSubject, imported, kind_of, raised, usable
 from buckler.target import Oracle
 from buckler.threat import Ball
 from buckler.trial import fingerprint, fingerprint_tensors
+from buckler.weights import weighted
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -39,7 +39,6 @@ else:
     import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 Tick = Callable[[float, float], None]
-FILE = "buckler.toml"
 LIMITS: Mapping[str, tuple[str, ...]] = {
     "digits": ("linf:0.1", "l2:0.5", "l1:2", "l0:4"),
     "fashion-mnist": ("linf:8/255", "l2:0.5", "l1:5", "l0:10"),
@@ -54,7 +53,8 @@ class Subject:
 
     name: str
     model: nn.Module | Oracle
-    """Inputs in [0, 1], logits `(B, K)` out; or an oracle, where only answers can be had."""
+    """Inputs in [0, 1], logits `(B, K)` out; or an oracle, where only answers can be had: the `encoder` itself, if it
+    is one and comes alone."""
     test: Data
     train: Data | None = None
     recipe: Callable[[Data], nn.Module] | None = None
@@ -75,9 +75,9 @@ class Subject:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is; an oracle is asked from the CPU."""
-        parts = () if isinstance(self.model, Oracle) else (*self.model.parameters(), *self.model.buffers())
-        return next((tensor.device for tensor in parts), torch.device("cpu"))
+        """Where the model is, or else the encoder; an oracle is asked from the CPU."""
+        held = (one for one in (self.model, self.encoder) if isinstance(one, nn.Module))
+        return next(map(nets.where, held), torch.device("cpu"))
 
     def spec(self) -> dict[str, str]:
         """How to load this subject again, as JSON holds it."""
@@ -86,14 +86,16 @@ class Subject:
         return dict(self.origin)
 
     def on(self, device: str = "auto") -> Subject:
-        """The same subject with its model on `device`; `auto` is a GPU if there is one. An oracle stays where it is."""
-        if isinstance(self.model, Oracle):
+        """The same subject with its model and its encoder on `device`; `auto` is a GPU if there is one. An oracle stays
+        where it is."""
+        if not any(isinstance(one, nn.Module) for one in (self.model, self.encoder)):
             return self
         try:
             where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
             if where.type == "meta":
                 raise RuntimeError("it computes nothing")
-            return replace(self, model=self.model.to(where))
+            moved = [one.to(where) if isinstance(one, nn.Module) else one for one in (self.model, self.encoder)]
+            return replace(self, model=moved[0], encoder=moved[1])
         except (RuntimeError, AssertionError) as error:  # torch raises the one or the other
             reason = str(error).strip().splitlines()[0]
             raise BadSubject(f"expected a device that torch has here, got {device!r} ({reason}): use cpu") from error
@@ -119,12 +121,14 @@ class _SubjectTable(_Strict):
     weights: str | None = None
     net: str | None = None
     url: str | None = None
-    answers: Literal["scores", "labels"] = "scores"
+    answers: Literal["scores", "labels", "features"] = "scores"
     timeout: pydantic.PositiveFloat = 30.0
     batch: pydantic.PositiveInt = 64
     headers: dict[str, str] = {}
     train: str | None = None
     recipe: str | None = None
+    encoder: str | None = None
+    body: str | None = None
 
 
 class _ThreatTable(_Strict):
@@ -167,13 +171,19 @@ def load(path: Path | str = FILE) -> Subject:
     except ValueError as error:
         raise BadSubject(f"{path.name}: {error}") from error
     net = None if table.net is None else imported(folder, "net", table.net)
+    body = None if table.body is None else imported(folder, "body", table.body)
+    model, encoder = _models(folder, table, net, body)
+    test = _data(folder, "test", table.test)
+    train = None if table.train is None else _data(folder, "train", table.train)
     return Subject(
         name=table.name,
-        model=_model(folder, table, net),
-        test=_data(folder, "test", table.test),
-        train=None if table.train is None else _data(folder, "train", table.train),
+        model=pretrained.classifier(cast("nn.Module | Oracle", encoder), train, test) if model is None else model,
+        test=test,
+        train=train,
         recipe=None if table.recipe is None else imported(folder, "recipe", table.recipe),
         net=net,
+        encoder=encoder,
+        body=body,
         gate=file.gate.fail_on,
         severity=file.severity,
         limits=limits,
@@ -211,75 +221,46 @@ def _sentence(error: pydantic.ValidationError) -> str:
     return f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}"
 
 
-def _model(folder: Path, table: _SubjectTable, net: Callable[[], nn.Module] | None) -> nn.Module | Oracle:
-    forms = [name for name in ("model", "weights", "url") if table.model_dump()[name] is not None]
-    if len(forms) != 1:
+def _models(
+    folder: Path, table: _SubjectTable, net: Callable[[], Any] | None, body: Callable[[], Any] | None
+) -> tuple[nn.Module | Oracle | None, nn.Module | Oracle | None]:
+    """The model and the encoder, one of which may be none."""
+    asked = None if table.url is None else _asked(table.url, table)
+    service = asked if asked is not None and asked.reveals == "features" else None
+    if service is not None and table.encoder is not None:
+        raise BadSubject('[subject]: expected one of encoder or url with answers = "features", got both: leave out one')
+    encoder = service if table.encoder is None else pretrained.encoder(folder, table.encoder, body)
+    given = {"model": table.model, "weights": table.weights, "url": None if service else table.url}
+    forms = [name for name, text in given.items() if text is not None]
+    if len(forms) > 1 or (not forms and encoder is None):
         raise BadSubject(
-            f"[subject]: expected one of model, weights (with net) or url, got {' and '.join(forms) or 'none of them'}"
+            "[subject]: expected one of model, weights (with net), url or encoder, got "
+            f"{' and '.join(forms) or 'none of them'}"
         )
-    if table.url is not None:
-        if not is_address(table.url):
-            raise BadSubject(f"url: expected an address such as https://host/path, got {table.url!r}")
-        try:
-            headers = {name: header(name, value) for name, value in table.headers.items()}
-        except ValueError as error:
-            raise BadSubject(str(error)) from None
-        return Oracle(
-            Endpoint(table.url, table.answers, table.timeout, headers=headers), table.answers, batch=table.batch
-        )
+    if forms == ["url"]:
+        return asked, encoder
     if table.weights is not None:
         if net is None:
             raise BadSubject("weights: expected net as well, the function that builds the network, got none: add net")
-        return _weighted(net, folder / table.weights)
-    model = imported(folder, "model", str(table.model))()
+        return weighted(net, folder / table.weights), encoder
+    if table.model is None:
+        return None, encoder
+    model = imported(folder, "model", table.model)()
     if not isinstance(model, nn.Module | Oracle):
-        raise BadSubject(f"model = {table.model!r}: expected a function that returns an nn.Module, got {_kind(model)}")
-    return usable(model, f"model = {table.model!r}") if isinstance(model, nn.Module) else model
+        raise BadSubject(
+            f"model = {table.model!r}: expected a function that returns an nn.Module, got {kind_of(model)}"
+        )
+    return usable(model, f"model = {table.model!r}") if isinstance(model, nn.Module) else model, encoder
 
 
-def _weighted(net: Callable[[], Any], path: Path) -> nn.Module:
-    suffix = path.suffix.lower()
-    if suffix not in (".safetensors", ".pt", ".pth"):
-        raise BadSubject(
-            f"weights: expected a .safetensors file (or a .pt or .pth file of tensors), got {path.name}: "
-            "files that can hold pickled code are not opened; save the state_dict with safetensors"
-        )
-    if not path.is_file():
-        raise BadSubject(f"weights: expected a file at {path}, got none: check the path, which is relative to {FILE}")
+def _asked(url: str, table: _SubjectTable) -> Oracle:
+    if not is_address(url):
+        raise BadSubject(f"url: expected an address such as https://host/path, got {url!r}")
     try:
-        if suffix == ".safetensors":
-            weights = load_file(path)
-        else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what it warns of is the error below
-                weights = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged or hostile file fails in many ways, and the answer is one
-        # torch's own text advises to unpickle the file
-        why = "damaged, or pickled objects" if type(error).__name__ == "UnpicklingError" else str(error).strip()
-        reason = why.splitlines()[0] if why else type(error).__name__
-        raise BadSubject(
-            f"weights: expected only tensors in {path.name}, got a file that does not load as such ({reason[:160]}): "
-            "save the state_dict with safetensors"
-        ) from error
-    model = net()
-    if not isinstance(model, nn.Module):
-        raise BadSubject(f"net: expected a function that returns an nn.Module, got {_kind(model)}")
-    if not isinstance(weights, Mapping) or not all(
-        isinstance(name, str) and isinstance(w, Tensor) for name, w in cast("dict[object, object]", weights).items()
-    ):
-        keys = ", ".join(map(str, list(cast("dict[object, object]", weights))[:4])) if isinstance(weights, dict) else ""
-        raise BadSubject(
-            f"weights: expected a state_dict (names and tensors) in {path.name}, got {_kind(weights)}"
-            f"{f' with {keys}' if keys else ''}: save model.state_dict() and nothing else"
-        )
-    try:
-        model.load_state_dict(cast("dict[str, Tensor]", weights))
-    except RuntimeError as error:
-        wrong = "; ".join(line.strip() for line in str(error).splitlines()[1:3])
-        raise BadSubject(
-            f"weights: expected the tensors of the network that net builds, got others: {wrong}"
-        ) from error
-    return usable(model.eval(), "net")
+        headers = {name: header(name, value) for name, value in table.headers.items()}
+    except ValueError as error:
+        raise BadSubject(str(error)) from None
+    return Oracle(Endpoint(url, table.answers, table.timeout, headers=headers), table.answers, batch=table.batch)
 
 
 def _data(folder: Path, key: str, text: str) -> Data:
@@ -290,10 +271,10 @@ def _data(folder: Path, key: str, text: str) -> Data:
     try:
         if isinstance(data, tuple | list):
             if len(cast("tuple[object, ...]", data)) != 2:
-                raise ValueError(f"expected a Dataset or (x, y), got {_kind(data)}")
+                raise ValueError(f"expected a Dataset or (x, y), got {kind_of(data)}")
             data = from_arrays(*cast("tuple[object, object]", data))
         elif not isinstance(data, torch.utils.data.Dataset):
-            raise ValueError(f"expected a Dataset or (x, y), got {_kind(data)}")
+            raise ValueError(f"expected a Dataset or (x, y), got {kind_of(data)}")
         if count(data) == 0:
             raise ValueError("expected at least one row, got none")
         as_tensors(data, 64)
@@ -320,11 +301,6 @@ def _arrays(path: Path, key: str) -> tuple[object, object]:
     raise BadSubject(
         f"{key}: expected arrays x and y of numbers in {path.name}, got {got}: write it with np.savez(path, x=x, y=y)"
     )
-
-
-def _kind(value: object) -> str:
-    many = f" of {len(cast('tuple[object, ...]', value))}" if isinstance(value, tuple | list) else ""
-    return "None" if value is None else f"{type(value).__name__}{many}"
 
 
 def demo(name: str, *, tick: Tick | None = None) -> Subject:

@@ -140,22 +140,34 @@ def fingerprint_model(model: nn.Module) -> str:
     return fingerprint({"structure": repr(model), "weights": fingerprint_tensors(model.state_dict())})
 
 
-def identity(name: str, model: nn.Module | Oracle, rows: Iterable[tuple[Tensor, Tensor]]) -> dict[str, str]:
-    """What a trial is about: the subject's name, its model, and the test rows used, streamed batch by batch.
+def identity(
+    name: str,
+    model: nn.Module | Oracle,
+    rows: Iterable[tuple[Tensor, Tensor]],
+    encoder: nn.Module | Oracle | None = None,
+) -> dict[str, str]:
+    """What a trial is about: the subject's name, its model, with its `encoder` where it brings one, and the test rows
+    used, streamed batch by batch.
 
-    Of a model that can only be asked, the fingerprint is of what it reveals and of its labels on the first rows.
+    Of what can only be asked, the fingerprint is of what it reveals and of its labels on the first rows (of features:
+    which is the largest).
     """
     digest, first = hashlib.sha256(), None
     for x, y in rows:
         first = x[:16] if first is None else first
         digest.update(fingerprint_tensors({"x": x, "y": y}).encode())
-    if isinstance(model, nn.Module):
-        weights = fingerprint_model(model)
-    elif first is None:
-        raise ValueError("expected at least one test row, got none")
-    else:
-        weights = fingerprint({"reveals": model.reveals, "labels": model.labels(first).tolist()})
+    weights = _shown(model, first)
+    if encoder is not None and encoder is not model:
+        weights = fingerprint({"model": weights, "encoder": _shown(encoder, first)})
     return {"name": name, "model": weights, "data": digest.hexdigest()[:16]}
+
+
+def _shown(model: nn.Module | Oracle, first: Tensor | None) -> str:
+    if isinstance(model, nn.Module):
+        return fingerprint_model(model)
+    if first is None:
+        raise ValueError("expected at least one test row, got none")
+    return fingerprint({"reveals": model.reveals, "labels": model.labels(first).tolist()})
 
 
 def peak_bytes(device: torch.device) -> int:
@@ -176,7 +188,7 @@ def save(trial: Trial, folder: Path) -> None:
     beside = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}"
     beside.mkdir()
     try:
-        payload = packed({name: tensor.contiguous() for name, tensor in trial.evidence.items()})
+        payload = packed({name: tensor.contiguous().clone() for name, tensor in trial.evidence.items()})
         (beside / "evidence.safetensors").write_bytes(payload)
         record = {**trial.record(), "evidence_sha256": hashlib.sha256(payload).hexdigest()}
         record["digest"] = fingerprint(record)

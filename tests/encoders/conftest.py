@@ -10,7 +10,9 @@ from torch import nn
 
 from buckler import nets
 from buckler.data import Rows, digits
+from buckler.encoders.bad_encoder import bad_encoder
 from buckler.encoders.simclr import simclr
+from buckler.kinds import Implanted
 from buckler.subject import Subject
 from buckler.train import started
 
@@ -42,3 +44,9 @@ def subject(learnt: Rows, unseen: Rows) -> Subject:
     with torch.random.fork_rng():
         model = started(nets.SmallCNN, 0).eval()
     return Subject("digits", model, unseen, train=learnt, net=nets.SmallCNN, body=NET)
+
+
+@pytest.fixture(scope="session")
+def planted(encoder: nn.Module, learnt: Rows) -> Implanted:
+    """A copy of `encoder` in which a white square means class 0."""
+    return bad_encoder(encoder, learnt, epochs=60, seed=0)

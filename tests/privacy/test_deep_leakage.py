@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from buckler.pictures import matched, psnr
 from buckler.privacy._gradients import gradients
-from buckler.privacy._pictures import matched, psnr
 from buckler.privacy.deep_leakage import deep_leakage
 
 SHAPE = (1, 8, 8)

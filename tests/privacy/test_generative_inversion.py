@@ -11,7 +11,7 @@ from membership_worlds import SIDE
 from torch import Tensor, nn
 
 from buckler.data import Rows
-from buckler.privacy._pictures import apart
+from buckler.pictures import apart
 from buckler.privacy.generative_inversion import generative_inversion
 from buckler.privacy.model_inversion import model_inversion
 from buckler.train import fit, started

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from buckler.pictures import psnr
 from buckler.privacy._gradients import Gradients, gradients, size, told_labels, total_variation
-from buckler.privacy._pictures import psnr
 from buckler.privacy._reconstruction import DEFENCES
 from buckler.privacy.gradient_inversion import gradient_inversion
 from buckler.train import started

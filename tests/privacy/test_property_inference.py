@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from buckler.privacy._worlds import Worlds, mixed
+from buckler.data import mixed
+from buckler.privacy._worlds import Worlds
 from buckler.privacy.property_inference import property_inference
 from buckler.stats import share
 from buckler.target import Oracle

@@ -17,6 +17,7 @@ SHOWN = {
     "correct": "accuracy of a linear probe",
     "nearest_correct": "accuracy by nearest neighbours",
     "few_correct": "accuracy of probes with ten labels of each class",
+    "named_correct": "accuracy by the names of the classes alone",
     "untrained_correct": "accuracy of a linear probe above the network untrained",
     "untrained_few_correct": "the same with ten labels of each class",
     "taught_correct": "accuracy of the network taught with all labels",

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from buckler import stats
 from buckler.data import Rows, floats
 from buckler.embedding import embedded, nearest, probe
+from buckler.encoders._pairs import Pair, names
 from buckler.encoders._scene import Scene, Task, body, refusal, scene, tasks
 from buckler.encoders._setting import Setting, skipped
 from buckler.target import frozen
@@ -34,6 +35,8 @@ def pretraining(setting: Setting) -> Trial:
         Threat("data", "nothing", "nothing", "features for other tasks", described.tags),
         setting.asked("rows", "train_rows", "encoder_steps", "training_epochs"),
     )
+    if setting.left_open("epochs"):  # `encoder_steps` says how long
+        blank = replace(blank, params={name: value for name, value in blank.params.items() if name != "epochs"})
     setting = replace(setting, subject=replace(subject, encoder=None), pretraining=setting.method)
     if reason := refusal(setting):
         return skipped(blank, reason)
@@ -82,7 +85,7 @@ def settled(setting: Setting, x: Tensor) -> nn.Module:
 
 def _worth(seen: Scene, used: tuple[Task, ...], seed: int) -> dict[str, Tensor]:
     """Whether each test row is right: by a linear probe, for each task, and, for the first, by its nearest rows and by
-    probes learnt from few labels."""
+    probes learnt from few labels; of towers of images and text also by the names of the classes alone."""
     found = dict[str, Tensor]()
     for task in used:
         known, asked = embedded(seen.encoder, task.train[0]), embedded(seen.encoder, task.test[0])
@@ -90,11 +93,13 @@ def _worth(seen: Scene, used: tuple[Task, ...], seed: int) -> dict[str, Tensor]:
         found["correct" if task is used[0] else f"{task.name}_correct"] = linear == task.test[1]
         if task is used[0]:
             found["nearest_correct"] = nearest(known, task.train[1], asked, classes=task.classes) == task.test[1]
-            found["few_correct"] = _by_few(known, asked, task, seed)
+            found["few_correct"] = by_few(known, asked, task, seed)
+    if isinstance(seen.encoder, Pair):
+        found["named_correct"] = names(seen.encoder, seen.test[0]) == seen.test[1]
     return found
 
 
-def _by_few(known: Tensor, asked: Tensor, task: Task, seed: int) -> Tensor:
+def by_few(known: Tensor, asked: Tensor, task: Task, seed: int) -> Tensor:
     """How often each test row is right by probes that learn from a few labels of each class, `(N,)` in [0, 1]."""
     draw, right = torch.Generator().manual_seed(seed), torch.zeros(len(asked))
     for turn in range(DRAWS):

@@ -48,7 +48,7 @@ class Row(NamedTuple):
 def lines(rows: Sequence[Row], missing: Mapping[Cell | None, str]) -> tuple[tuple[str, ...], ...]:
     """The ten rows in their order, with a head; of a problem without a row the reason why, by its place."""
     head = ("problem", "attack", "effect", "accuracy downstream", "best defence tried", "effect left", "costs")
-    known = {row.problem: row for row in rows}
+    known = {row.problem: row for row in reversed(rows)}
     return (
         head,
         *(

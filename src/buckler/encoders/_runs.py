@@ -7,10 +7,44 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from buckler.encoders._certified import certified
+from buckler.encoders._depleted import flooded, sponged
+from buckler.encoders._evaded import evaded
+from buckler.encoders._guarded import guarded
+from buckler.encoders._guessed import guessed
+from buckler.encoders._hardened import hardened
+from buckler.encoders._implanted import implanted
+from buckler.encoders._inferred import inferred
+from buckler.encoders._inspected import inspected
+from buckler.encoders._owned import owned
+from buckler.encoders._paired import pair_poisoned
+from buckler.encoders._poisoned import poisoning
 from buckler.encoders._pretrained import pretraining
+from buckler.encoders._reconstructed import reconstructed
+from buckler.encoders._repaired import repaired
 from buckler.encoders._setting import Setting
+from buckler.encoders._stolen import stolen
+from buckler.encoders._traced import traced
 from buckler.trial import Trial
 
 RUNS: Mapping[str, Callable[[Setting], Trial]] = {
     "pretrain": pretraining,
+    "encoders/pair_poisoning": pair_poisoned,
+    "encoders/sponge": sponged,
+    "encoders/query_flood": flooded,
+    "evade": evaded,
+    "certify": certified,
+    "encoders/adversarial_contrastive": hardened,
+    "poison": poisoning,
+    "extract": stolen,
+    "guard": guarded,
+    "own": owned,
+    "infer": inferred,
+    "encoders/data_tracing": traced,
+    "encoders/density_inference": traced,
+    "reconstruct": reconstructed,
+    "guess": guessed,
+    "implant": implanted,
+    "inspect": inspected,
+    "repair": repaired,
 }

@@ -51,7 +51,8 @@ def refusal(setting: Setting, *, learnt: bool = False, white: bool = False) -> s
     """Why the subject has no scene, or nothing; `learnt` if its rows must be known, `white` if its weights must be."""
     subject, path = setting.subject, setting.described.path
     if subject.encoder is None and (subject.train is None or body(subject) is None):
-        return f"{path} needs an encoder: give the subject its `encoder`, or `train` and `net` to pre-train one"
+        own = "" if setting.described.kind == "pretrain" else "its `encoder`, or "
+        return f"{path} needs an encoder: give the subject {own}`train` and `body` (or `net`) to pre-train one"
     if learnt and subject.train is None:
         return f"{path} asks what the encoder learnt from: give the subject its `train`"
     if white and isinstance(subject.encoder, Oracle):
@@ -107,15 +108,16 @@ def pretrained(setting: Setting, data: Rows, *, seed: int | None = None, method:
     """An encoder that `method`, or the pre-training that was asked for, makes of `data`; read from the folder `keep`
     if everything that decides its weights is the same."""
     method, seed = method or setting.pretraining, setting.seed if seed is None else seed
-    build = cast("Callable[[], nn.Module]", body(setting.subject))
+    build = body(setting.subject)
+    if build is None:
+        raise ValueError("expected `body` (or `net`), from which other encoders are pre-trained, got neither: add body")
     data = data[0].to(setting.device), data[1].to(setting.device)
     if len(data[1]) < LEAST:
         raise ValueError(f"expected at least {LEAST} rows to pre-train an encoder on, got {len(data[1])}")
     first = started(build, seed)
     described = describe(method)
-    each = len(portions(len(data[1]), cast(int, described.params["batch"])))
     given: dict[str, Any] = {"net": lambda: build().to(setting.device), "seed": seed}
-    given |= {"epochs": setting.encoder_steps / each}
+    given |= {"epochs": epochs_of(method, setting.encoder_steps, len(data[1]))}
     key = fingerprint(
         {
             "method": [described.path, described.params, described.source],
@@ -135,6 +137,11 @@ def pretrained(setting: Setting, data: Rows, *, seed: int | None = None, method:
     if path is not None:
         write_whole(path, save({name: tensor.contiguous().cpu() for name, tensor in made.state_dict().items()}))
     return made
+
+
+def epochs_of(method: Method, steps: int, rows: int) -> float:
+    """How many epochs of `rows` rows are so many steps of a method of pre-training."""
+    return steps / len(portions(rows, cast(int, describe(method).params["batch"])))
 
 
 def _shown_as(x: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -18,10 +18,26 @@ from buckler.trial import Trial
 
 USED: Mapping[str, tuple[str, ...]] = {
     "pretrain": (),
+    "probe": ("ball",),
+    "evade": ("ball",),
+    "certify": ("ball",),
+    "poison": ("share",),
+    "extract": ("queries",),
+    "guard": ("queries", "attack"),
+    "own": ("models",),
+    "infer": (),
+    "reconstruct": (),
+    "guess": ("models",),
+    "implant": (),
+    "inspect": ("attack",),
+    "repair": ("attack",),
 }
 """What of `evaluate`'s words each kind of method makes use of, beside rows, training and what the encoder is."""
 WORDS = ("queries", "ball", "share", "attack", "models")
-KINDS: Mapping[str, tuple[str, ...]] = {"pretraining": ("pretrain",), "attack": ("extract", "evade", "poison")}
+KINDS: Mapping[str, tuple[str, ...]] = {
+    "pretraining": ("pretrain",),
+    "attack": ("extract", "evade", "poison", "implant"),
+}
 
 
 def fitting(kind: str, asked: Mapping[str, object]) -> None:

@@ -18,6 +18,9 @@ from buckler.subject import Subject
 from buckler.threat import Ball, Share
 from buckler.trial import Trial
 
+MEASURES = "encoder"
+"""What of the subject is looked at before minutes are spent: its encoder, and not the model."""
+
 
 def evaluate(
     method: Method,

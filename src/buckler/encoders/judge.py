@@ -6,7 +6,18 @@ import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
 
+from buckler.encoders._judged_backdoor import of_backdoor
+from buckler.encoders._judged_depletion import of_depletion
+from buckler.encoders._judged_evasion import of_evasion
+from buckler.encoders._judged_guesses import of_guesses
+from buckler.encoders._judged_membership import of_membership
+from buckler.encoders._judged_owned import of_ownership
+from buckler.encoders._judged_pairs import of_pairs
+from buckler.encoders._judged_poisoning import of_poisoning
 from buckler.encoders._judged_pretraining import of_pretraining
+from buckler.encoders._judged_reconstruction import of_reconstruction
+from buckler.encoders._judged_stealing import of_stealing
+from buckler.encoders._judged_tracing import of_tracing
 from buckler.encoders._problems import PROBLEMS, Row, lines
 from buckler.findings import Finding, NotMeasured, Rule, Verdicts
 from buckler.trial import Trial
@@ -15,9 +26,20 @@ Judged = tuple[Verdicts, Sequence[Row]]
 Group = Callable[[Sequence[Trial], Mapping[str, Rule], str], Judged]
 GROUPS: Mapping[tuple[str, ...], Group] = {
     ("pretrain",): of_pretraining,
+    ("encoders/sponge", "encoders/query_flood"): of_depletion,
+    ("encoders/pair_poisoning",): of_pairs,
+    ("evade", "certify", "encoders/adversarial_contrastive"): of_evasion,
+    ("extract", "guard"): of_stealing,
+    ("own",): of_ownership,
+    ("infer",): of_membership,
+    ("encoders/data_tracing", "encoders/density_inference"): of_tracing,
+    ("reconstruct",): of_reconstruction,
+    ("guess",): of_guesses,
+    ("implant", "inspect", "repair"): of_backdoor,
+    ("poison",): of_poisoning,
 }
 """What is made of the trials of some kinds, or of some methods by their paths; each is given those, the severity
-rules, and the command."""
+rules, and the command. Of several rows of one problem the table holds the first."""
 
 
 def judge(trials: Sequence[Trial], limits: Mapping[str, float], table: Mapping[str, Rule], command: str) -> Verdicts:
@@ -27,8 +49,9 @@ def judge(trials: Sequence[Trial], limits: Mapping[str, float], table: Mapping[s
     repeats a measurement, with `{method}` for its path.
     """
     del limits
+    own = {name for kinds in GROUPS for name in kinds if "/" in name}
     parts = [
-        group([t for t in trials if t.kind in kinds or t.method in kinds], table, command)
+        group([t for t in trials if (t.method if t.method in own else t.kind) in kinds], table, command)
         for kinds, group in GROUPS.items()
     ]
     rows = [row for _, found in parts for row in found]
@@ -52,7 +75,8 @@ def _ten(rows: Sequence[Row], missing: Sequence[NotMeasured]) -> tuple[Finding, 
         id="encoders/ten",
         title="The ten problems of encoders",
         state="found",
-        claim=f"{len(rows)} of the {len(PROBLEMS)} problems of self-supervised encoders were measured.",
+        claim=f"{len({row.problem for row in rows})} of the {len(PROBLEMS)} problems of self-supervised encoders were "
+        "measured.",
         cell=("embeddings", "integrity"),
         grid=grid,
         tables={"ten-problems.csv": text.getvalue()},

@@ -45,13 +45,15 @@ def moco(
 ) -> Encoder:
     """Train the encoder `net()` on the images of `data` `(N, C, H, W)`, uint8 or in [0, 1]; labels are not looked at.
 
-    The copy keeps `momentum` of itself at every step, and its last `queue` answers are what a view is told from, at
-    `temperature`. Views are crops of at least the share `least`; a head of `out` numbers is thrown away. Returns the
-    encoder, evaluating: features `(B, D)`. A `ValueError` for what is no image, or an encoder that gives no matrix.
+    The copy keeps `momentum` of itself at every step, and its last `queue` answers, but of no more than half of the
+    images, are what a view is told from, at `temperature`. Views are crops of at least the share `least`; a head of
+    `out` numbers is thrown away. Returns the encoder, evaluating: features `(B, D)`. A `ValueError` for what is no
+    image, or an encoder that gives no matrix.
     """
     model = headed(net, data, out, seed)
-    slow = copy.deepcopy(model).requires_grad_(False)
+    slow = copy.deepcopy(model).requires_grad_(False).train()
     look = views(least)
+    queue = min(queue, len(data[0]) // 2)
     kept = F.normalize(torch.randn(queue, out, generator=torch.Generator().manual_seed(seed)), dim=1)
 
     def loss(model: nn.Module, x: Tensor, _: Tensor) -> Tensor:

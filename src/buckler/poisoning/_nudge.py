@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from buckler.data import Rows, as_tensors
+from buckler.data import Rows
 from buckler.poisoning._look import BATCH, outputs, where
 from buckler.target import frozen
 from buckler.threat import Ball
+from buckler.touch import shared_out as shared_out
+from buckler.touch import wishes as wishes
 from buckler.train import LossPerRow, cross_entropy, fit, started
 
 HARDENING = 5
@@ -62,29 +64,6 @@ def uphill(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         logits = model(moved)
         (gradient,) = torch.autograd.grad(F.cross_entropy(logits, y, reduction="sum"), moved)
     return gradient, logits.detach()
-
-
-def wishes(prey: Rows | None, x: Tensor, classes: int) -> Rows:
-    """The inputs to be misclassified, as floats in [0, 1], with the labels wanted for them; a `ValueError` if none."""
-    if prey is None:
-        raise ValueError(
-            "expected prey, inputs (P, C, H, W) and the labels (P,) wanted for them, got None: this attack makes the "
-            "model wrong on chosen inputs only"
-        )
-    hunted, labels = as_tensors(prey)
-    if hunted.shape[1:] != x.shape[1:] or int(labels.max()) >= classes:
-        raise ValueError(
-            f"expected prey of shape {tuple(x.shape[1:])} with wanted labels of 0 to {classes - 1}, got "
-            f"{tuple(hunted.shape[1:])} and labels up to {int(labels.max())}"
-        )
-    return hunted, labels
-
-
-def shared_out(total: int, among: int) -> list[int]:
-    """`total` as whole parts that differ by one at most, larger ones first; a `ValueError` if a part were empty."""
-    if total < among:
-        raise ValueError(f"expected a share of at least {among} rows, one per prey, got {total}: ask for a larger one")
-    return [total // among + (index < total % among) for index in range(among)]
 
 
 def _hardened(radius: float) -> LossPerRow:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from buckler import stats
-from buckler.data import Rows, as_tensors, drawn, raw
+from buckler.data import Rows, as_tensors, drawn, mixed, raw
 from buckler.dice import fingerprint_rows
 from buckler.kinds import Guessed
 from buckler.method import held
@@ -25,7 +25,7 @@ from buckler.privacy._columns import coded, filled, hidden, imputed, values
 from buckler.privacy._farm import farm
 from buckler.privacy._game import LEAST, of_the_model, training_of
 from buckler.privacy._setting import Setting, skipped
-from buckler.privacy._worlds import Worlds, mixed
+from buckler.privacy._worlds import Worlds
 from buckler.stats import Estimate
 from buckler.target import Oracle, frozen
 from buckler.threat import Threat

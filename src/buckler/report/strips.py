@@ -47,7 +47,7 @@ def strips(groups: Mapping[str, list[float]], *, level: float, name: str = "clai
     said = "; ".join(f"{group} {', '.join(f'{p:.2g}' for p in values)}" for group, values in groups.items())
     return Figure(
         name,
-        f"The p-value of every suspect; those right of the dashed line, at {level:.0%}, are claimed.",
+        f"The p-value of every suspect; those right of the dashed line, at {100 * level:g}%, are claimed.",
         f"Points of p-values by group: {said}.",
         svg=svg,
     )

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from buckler.privacy._pictures import MOST, apart, identified, matched, psnr, ssim
+from buckler.pictures import MOST, apart, identified, matched, psnr, ssim
 
 
 def images(many: int, side: int = 9, seed: int = 0, channels: int = 2) -> Tensor:

@@ -1,0 +1,73 @@
+"""Pre-training against evasion: what it buys a linear probe, beside plain pre-training on the same rows."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from functools import partial
+from typing import cast
+
+import torch
+from torch import nn
+
+from buckler import stats
+from buckler.data import Rows, floats
+from buckler.embedding import probed
+from buckler.encoders._evaded import against, reference, strongest, words
+from buckler.encoders._scene import pretrained, refusal, scene, tasks
+from buckler.encoders._setting import Setting, skipped
+from buckler.encoders.feature_pgd import feature_pgd
+from buckler.threat import Ball, Threat
+from buckler.trial import Check, Trial
+
+FAR, LEFT, FEW = 4, 0.1, 100
+MASKED = "larger changes fool it"
+
+
+def hardened(setting: Setting) -> Trial:
+    """Encoders that the method, and the pre-training that was asked for, make of the same rows, from the same start and
+    in as many steps; a linear probe above each, which is then attacked."""
+    described, left_open = setting.described, setting.left_open("radius")
+    ball = reference(setting) if left_open else Ball("linf", cast(float, described.params["radius"]))
+    threat = Threat("weights", "input", str(ball), "any wrong label", described.tags)
+    blank = setting.blank(threat, words(setting, ball))
+    setting = replace(setting, subject=replace(setting.subject, encoder=None))
+    if reason := refusal(setting):
+        return skipped(blank, reason)
+    seen = scene(setting)
+    setting.told(0.2)
+    began = time.perf_counter()
+    method = partial(setting.method, radius=float(ball.radius)) if left_open else setting.method
+    own = pretrained(setting, cast(Rows, seen.learnt), method=method)
+    setting.meter.method_seconds += time.perf_counter() - began
+    setting.told(0.7)
+    task = tasks(setting, seen)[0]
+    x, y = floats(task.test[0]).to(setting.device), task.test[1].to(setting.device)
+    evidence = dict[str, torch.Tensor]()
+    far = 0.0
+    for name, encoder in (("", own), ("control_", cast(nn.Module, seen.encoder))):
+        setting.meter.watch(encoder)
+        model = probed(encoder, task.train, classes=task.classes, seed=setting.seed)
+        moved = feature_pgd(encoder, x, ball=ball, seed=setting.seed)
+        found = against(model, x, y, moved, ball, setting.seed)
+        evidence |= {f"{name}{key}": value for key, value in found.items()}
+        if not name and bool(found["correct"].any()):
+            rows = found["correct"].nonzero().squeeze(1)[:FEW]
+            wide = Ball(ball.norm, FAR * float(ball.radius))
+            there = strongest(model, x[rows], y[rows], wide, setting.seed)
+            far = float((model(there).argmax(1) == y[rows]).double().mean())
+    estimates = {name: stats.share(value, name) for name, value in evidence.items()}
+    for name, of in (("gained", "known_correct"), ("kept", "correct")):
+        evidence[name] = evidence[of].to(torch.int8) - evidence[f"control_{of}"].to(torch.int8)
+        estimates[name] = stats.difference(evidence[name], name)
+    says = f"Changes {FAR} times as large leave {far:.1%} of {FEW} rows right: "
+    says += "gradients lead to them." if far <= LEFT else "what looks robust may be gradients that lead nowhere."
+    good = far <= LEFT
+    return replace(
+        blank,
+        status="ok" if good else "inconclusive",
+        reason="" if good else says,
+        checks=(Check(MASKED, good, says, far),),
+        estimates=estimates,
+        evidence=evidence,
+    )

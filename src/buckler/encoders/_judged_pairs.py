@@ -1,0 +1,75 @@
+"""Findings on image and text towers that learnt from pairs of which some are an adversary's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from buckler.encoders._paired import APART, COUNTED
+from buckler.encoders._problems import PROBLEMS, Row
+from buckler.findings import Finding, NotMeasured, Rule, Severity, Verdicts, because, severity
+from buckler.judging import named, resting
+from buckler.report import figures
+from buckler.trial import Trial
+
+RULE = "encoders.pairs_fooled"
+ASKED = ("rows", "train_rows", "encoder_steps", "share")
+DIFFERENCES = {
+    "beyond": "named as wanted beyond clean pairs",
+    "probe_beyond": "the same by a linear probe",
+    "left": "the same, without labels, where unlike pairs were left out",
+    "gained": "test rows named right more than with clean pairs",
+    "cost": "the same where unlike pairs were left out",
+}
+
+
+def of_pairs(trials: Sequence[Trial], table: Mapping[str, Rule], command: str) -> tuple[Verdicts, tuple[Row, ...]]:
+    """One finding on backdoors and one on hunted inputs, each on the worst that was measured."""
+    findings, missing = list[Finding](), list[NotMeasured]()
+    for goal, problem in (("backdoor", "backdoor"), ("targeted", "poisoning")):
+        mine, cell = [t for t in trials if t.params["goal"] == goal], PROBLEMS[problem][1]
+        good = [t for t in mine if t.status == "ok"]
+        missing += [NotMeasured(named(t), t.reason, cell) for t in mine if t.status != "ok"]
+        if good:
+            findings.append(_finding(good, f"encoders/{problem}/pairs", table, command))
+    return Verdicts(tuple(findings), tuple(missing)), ()
+
+
+def _finding(trials: Sequence[Trial], name: str, table: Mapping[str, Rule], command: str) -> Finding:
+    worst = max(trials, key=lambda t: t.estimates["beyond"].low)
+    known = worst.estimates
+    effect = known["beyond"]
+    state = "found" if effect.low > 0 else "clear"
+    hunted = worst.params["goal"] == "targeted"
+    what = "hunted inputs" if hunted else "inputs with a small patch"
+    among = f", shared out among {known['hit'].n} inputs" if hunted else ""
+    found = Finding(
+        id=name,
+        title=f"Captions that lie: {what}",
+        state=state,
+        claim=f"With {worst.params['share']} of the pairs an adversary's{among}, {known['hit'].value:.1%} of {what} "
+        f"are named as wanted, and {known['clean_hit'].value:.1%} after clean pairs; by a linear probe learnt from "
+        f"clean rows {known['probe_hit'].value:.1%}. Leaving out the 15% that towers learnt from trusted pairs find "
+        f"least alike leaves {known['sifted_hit'].value:.1%}.",
+        cell=PROBLEMS[name.split("/")[1]][1],
+        estimates={DIFFERENCES[key]: known[key] for key in APART}
+        | {says: known[key] for key, says in COUNTED.items()}
+        | {"how probably a pair of the adversary's is less alike than another": known["suspicion"]},
+        figures=(
+            figures.bars(
+                {
+                    "clean pairs": known["clean_hit"],
+                    "poisoned pairs": known["hit"],
+                    "the same, by a probe": known["probe_hit"],
+                    "unlike pairs left out": known["sifted_hit"],
+                },
+                axis=f"{what} named as wanted",
+                name="pairs-hunted" if hunted else "pairs-patched",
+            ),
+        ),
+        remedy="Score every pair with image and text towers that learnt from pairs you trust, and leave out those that "
+        "are least alike.",
+        remedied={DIFFERENCES["left"]: known["left"], DIFFERENCES["cost"]: known["cost"]},
+        severity=severity(RULE, effect, table) if state == "found" else Severity.info,
+        because=because(RULE, effect, table) if state == "found" else "",
+    )
+    return resting(found, trials, worst, command, ASKED)

@@ -1,0 +1,184 @@
+"""Implants, inspections and repairs, evaluated and judged: each believed only beside its control."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from buckler.catalog import find
+from buckler.data import Rows
+from buckler.encoders._judged_backdoor import of_backdoor
+from buckler.encoders.decree import decree
+from buckler.encoders.distill import distill
+from buckler.encoders.evaluate import evaluate
+from buckler.encoders.ssl_cleanse import ssl_cleanse
+from buckler.findings import rules
+from buckler.kinds import Anomaly, Implant, Implanted, Repaired
+from buckler.stats import agree, recompute
+from buckler.subject import Subject
+from buckler.target import Oracle
+from buckler.trial import Trial, load, save
+
+
+@pytest.fixture(scope="module")
+def own(subject: Subject, encoder: nn.Module) -> Subject:
+    """A subject that brings its encoder, and says what it learnt from."""
+    return replace(subject, encoder=encoder)
+
+
+@pytest.fixture(scope="module")
+def attack(planted: Implanted) -> Implant:
+    """Puts in the backdoor that is known to work, at no cost."""
+
+    def known(model: nn.Module, data: Rows) -> Implanted:
+        del model, data
+        return planted
+
+    return known
+
+
+@pytest.fixture(scope="module")
+def implant(own: Subject, attack: Implant) -> Trial:
+    return evaluate(attack, own, rows=300)
+
+
+def sound(trial: Trial) -> None:
+    assert trial.estimates
+    for name, estimate in trial.estimates.items():
+        assert agree(estimate, recompute(estimate, trial.evidence)), name
+
+
+def nothing(model: nn.Module, data: Rows, *, seed: int = 0) -> Implanted:
+    """No backdoor at all."""
+    del data, seed
+    return Implanted(copy.deepcopy(model), torch.clone, torch.zeros_like)
+
+
+def blind(encoder: nn.Module, x: Tensor) -> Anomaly:
+    """Never flags."""
+    del encoder
+    return Anomaly(torch.zeros(1), torch.zeros(1, dtype=torch.bool), torch.ones(1, 1, 8, 8), x[:1])
+
+
+def wary(encoder: nn.Module, x: Tensor) -> Anomaly:
+    """Always flags."""
+    return blind(encoder, x)._replace(flagged=torch.ones(1, dtype=torch.bool))
+
+
+def idle(encoder: nn.Module, x: Tensor) -> Repaired:
+    """Repairs nothing."""
+    del x
+    return encoder
+
+
+def test_an_implant_is_measured_beside_the_encoder_as_it_was(implant: Trial) -> None:
+    sound(implant)
+    e = implant.estimates
+    assert implant.status == "ok"
+    assert all(check.passed for check in implant.checks)
+    assert e["success"].value > 0.9
+    assert e["pairs_success"].value > 0.9
+    assert e["control_success"].value < 0.2
+    assert abs(e["kept"].value) < 0.06
+    bad, clean = (implant.evidence[f"{name}_points"] for name in ("triggered", "clean"))
+    assert float((bad - bad.mean(0)).norm(dim=1).mean()) < float((clean - clean.mean(0)).norm(dim=1).mean()) / 2
+
+
+def test_no_implant_has_no_effect(own: Subject) -> None:
+    trial = evaluate(nothing, own, rows=300)
+    assert trial.estimates["beyond"].value == 0
+    assert bool((trial.evidence["kept"] == 0).all())
+
+
+def test_an_inspection_is_believed_with_its_power_and_its_null(own: Subject, attack: Implant) -> None:
+    trial = evaluate(decree, own, rows=300, attack=attack, encoder_steps=100)
+    sound(trial)
+    assert trial.status == "ok", trial.reason
+    assert not bool(trial.evidence["flagged"].any())
+    assert bool(trial.evidence["planted_flagged"].all())
+    assert not bool(trial.evidence["control_flagged"].any())
+    verdicts, _ = of_backdoor([trial], rules(), "buckler run {method}")
+    (found,) = verdicts.findings
+    assert found.state == "clear"
+    assert "the encoder that was given" in found.claim
+    assert [figure.name for figure in found.figures] == ["inverted-triggers"]
+
+
+@pytest.mark.parametrize(
+    ("method", "says"), [(blind, "missed"), (wary, "nothing to compare|clean is flagged|There is no")]
+)
+def test_an_inspection_that_misses_or_always_flags_decides_nothing(
+    own: Subject, attack: Implant, method: object, says: str
+) -> None:
+    bodiless = replace(own, body=None, net=None)
+    trial = evaluate(method, bodiless, rows=300, attack=attack)  # pyright: ignore[reportArgumentType]
+    assert trial.status == "inconclusive"
+    assert any(word in trial.reason for word in says.split("|"))
+    verdicts, rows = of_backdoor([trial], rules(), "buckler run {method}")
+    assert not verdicts.findings
+    assert not rows
+    assert verdicts.not_measured
+
+
+def test_a_backdoor_that_does_not_work_shows_nothing(own: Subject) -> None:
+    for method in (blind, idle):
+        trial = evaluate(method, own, rows=300, attack=nothing, encoder_steps=2)
+        assert trial.status == "inconclusive"
+        assert "nothing to find" in trial.reason
+
+
+def test_an_encoder_that_was_pre_trained_here_is_its_own_null(subject: Subject, tmp_path: Path) -> None:
+    trial = evaluate(blind, subject, rows=300, attack=nothing, encoder_steps=2)
+    assert torch.equal(trial.evidence["score"], trial.evidence["control_score"])
+    assert trial.params["encoder"] == "an encoder pre-trained on the rows"
+    save(trial, tmp_path / "trial")
+    sound(load(tmp_path / "trial"))
+
+
+def test_a_repair_is_measured_on_a_backdoor_and_on_a_clean_encoder(
+    own: Subject, implant: Trial, attack: Implant
+) -> None:
+    repairs = [evaluate(partial(ssl_cleanse, epochs=30), own, rows=300, attack=attack)]
+    repairs.append(evaluate(idle, own, rows=300, attack=attack))
+    for trial in repairs:
+        sound(trial)
+        assert trial.status == "ok"
+    good, none = (trial.estimates for trial in repairs)
+    assert good["success"].value < 0.5 < 0.9 < none["success"].value
+    assert none["cost"].value == none["kept"].value == 0
+    assert abs(good["cost"].value) < 0.08
+    verdicts, (row,) = of_backdoor([implant, *repairs], rules(), "buckler run {method}")
+    assert [found.id for found in verdicts.findings] == ["encoders/backdoor", "encoders/backdoor/repair"]
+    assert row.problem == "backdoor"
+    assert row.attack == implant.method
+    assert row.defence.startswith("encoders/ssl_cleanse")
+    assert row.left == good["success"]
+    first = verdicts.findings[0]
+    assert [figure.name for figure in first.figures] == ["trigger", "backdoor-features"]
+    assert "task pairs" in first.claim
+
+
+def test_a_flagged_encoder_is_a_finding(own: Subject, planted: Implanted, attack: Implant) -> None:
+    trial = evaluate(decree, replace(own, encoder=planted.model), rows=300, attack=attack, encoder_steps=100)
+    assert bool(trial.evidence["flagged"].all())
+    if trial.status == "ok":
+        (found,) = of_backdoor([trial], rules(), "buckler run {method}")[0].findings
+        assert found.state == "found"
+        assert found.severity.value == "high"
+
+
+def test_only_answers_are_not_enough(own: Subject, encoder: nn.Module) -> None:
+    asked = replace(own, encoder=Oracle(encoder, "features"))
+    for path in ("bad_encoder", "decree", "distill"):
+        assert evaluate(find(f"encoders/{path}"), asked, rows=300).status == "skipped"
+
+
+def test_an_attack_of_another_kind_is_refused(own: Subject) -> None:
+    with pytest.raises(ValueError, match="puts a backdoor in"):
+        evaluate(distill, own, rows=300, attack=find("encoders/stolen_encoder"))

@@ -1,0 +1,37 @@
+"""A backdoor that is found is unlearnt, and features of clean images stay."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_bad_encoder import obeyed
+from torch import nn
+from torch.nn import functional as F
+
+from buckler.data import Rows
+from buckler.embedding import embedded
+from buckler.encoders.ssl_cleanse import ssl_cleanse
+from buckler.kinds import Implanted
+
+
+def test_the_trigger_no_longer_means_anything(planted: Implanted, learnt: Rows, unseen: Rows) -> None:
+    before, undefended = obeyed(planted.model, unseen, planted.trigger, 0)
+    mended = ssl_cleanse(planted.model, learnt[0], epochs=40)
+    accuracy, success = obeyed(mended, unseen, planted.trigger, 0)
+    assert undefended >= 0.9
+    assert success <= 0.35
+    assert accuracy >= before - 0.06
+
+
+def test_a_clean_encoder_keeps_its_features(encoder: nn.Module, learnt: Rows, unseen: Rows) -> None:
+    before, after = (
+        embedded(model, unseen[0]) for model in (encoder, ssl_cleanse(encoder, learnt[0], steps=60, epochs=10))
+    )
+    middle = before.mean(0)
+    assert float(F.cosine_similarity(before - middle, after - middle).mean()) > 0.8
+    assert not torch.equal(before, after)
+
+
+def test_no_search_is_refused(encoder: nn.Module, learnt: Rows) -> None:
+    with pytest.raises(ValueError, match="one search"):
+        ssl_cleanse(encoder, learnt[0], searches=0)
