@@ -1,13 +1,13 @@
-"""Self-supervised encoders on Fashion-MNIST: how fast they are pre-trained, and the figures of the ten problems.
+"""Self-supervised encoders: how fast they are pre-trained, what they are worth, and how the ten problems' attacks do.
 
-    python benchmarks/encoders.py [--parts throughput,worth] [--rows 20000] [--seeds 3]
+    python benchmarks/encoders.py [--parts throughput,worth,attacks,overtrained,detection] [--rows 20000] [--seeds 3]
 
 `throughput` pre-trains the same network by SimCLR for as many steps by a `DataLoader` that makes views of one image at
 a time with PIL, as it is usually written, with two workers and with none, and by the library; rows a second, the median
-of three rounds in turn, torch's own number of threads. What of the time is the views' is beside it: the network's own steps cost both the
-same. `worth` is the accuracy of probes above what each method of pre-training makes of half of `--rows` rows in 500
-steps, for every seed, beside the network untrained. Each part is written to benchmarks/results/encoders.json when it
-ends.
+of three rounds in turn, torch's own number of threads. `worth` is what probes above encoders of half of `--rows` rows
+of Fashion-MNIST get right, and `attacks` what attacks and defences do to them, for every seed. `overtrained` asks who
+was learnt from, of encoders that saw few digits often. `detection` is DECREE on ten encoders of digits without and with
+a backdoor, of seeds that nothing was chosen on. Each case is written to benchmarks/results/encoders.json when it ends.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -26,18 +29,22 @@ from PIL import Image, ImageEnhance
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from _record import keep
-from buckler.catalog import cards, find
+from _record import keep, kept
+from buckler import stats
+from buckler.catalog import find
 from buckler.data import Rows, fashion_mnist, raw
 from buckler.encoders._contrast import contrast, headed, views
 from buckler.encoders.evaluate import evaluate
 from buckler.encoders.simclr import simclr
 from buckler.nets import encoder
-from buckler.subject import Subject
+from buckler.subject import Subject, demo
+from buckler.threat import Share
 
 RESULTS = Path(__file__).parent / "results" / "encoders.json"
 NOTE = "shared cores: ratios within a case count, not seconds"
 ROUNDS, BATCH = 3, 128
+Case = tuple[str, dict[str, Any], dict[str, Any]]
+"""The path of a method, its knobs, and what the evaluation is asked."""
 
 
 class Pairs(Dataset[tuple[Tensor, Tensor]]):
@@ -59,7 +66,7 @@ class Pairs(Dataset[tuple[Tensor, Tensor]]):
         side = image.size[0]
         area, ratio = self.draw.uniform(0.2, 1) * side * side, np.exp(self.draw.uniform(-1, 1) * np.log(4 / 3))
         wide, high = (min(side, max(1, round(float(np.sqrt(one))))) for one in (area * ratio, area / ratio))
-        left, top = self.draw.integers(0, side - wide + 1), self.draw.integers(0, side - high + 1)
+        left, top = int(self.draw.integers(0, side - wide + 1)), int(self.draw.integers(0, side - high + 1))
         image = image.resize((side, side), Image.Resampling.BILINEAR, (left, top, left + wide, top + high))
         if self.draw.random() < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -133,31 +140,98 @@ def throughput(data: Rows, steps: int = 40) -> dict[str, Any]:
     return {"rows a second": rows, "ratio": round(best / seconds["buckler"], 2), "steps": steps, "batch": BATCH}
 
 
-def worth(data: Rows, test: Rows, seeds: int) -> dict[str, Any]:
-    """What probes above each method's encoders get right."""
-    subject = Subject("Fashion-MNIST", nn.Identity(), test, train=data, body=encoder)
-    found: dict[str, Any] = {}
-    for path in [card.path for card in cards("encoders") if card.kind == "pretrain"]:
-        trials = [evaluate(find(path), replace(subject, model=nn.Flatten()), rows=2000, seed=s) for s in range(seeds)]
-        names = [name for name in trials[0].estimates if name.endswith("correct")]
-        found[path] = {name: [round(trial.estimates[name].value, 4) for trial in trials] for name in names}
-        found[path]["seconds"] = [round(trial.cost.method_seconds, 1) for trial in trials]
-    return found
+def subject_of(data: str, rows: int) -> Subject:
+    """Rows to pre-train on and to be used downstream, rows to measure on, and the network."""
+    if data == "digits":
+        return replace(demo("digits"), net=None)
+    train, test = raw(fashion_mnist(True), rows), raw(fashion_mnist(False))
+    return Subject("Fashion-MNIST", nn.Flatten(), test, train=train, body=encoder, limits=demo("digits").limits)
+
+
+def asked(cases: Mapping[str, Case], subject: Subject, seeds: Sequence[int], part: str, folder: str) -> None:
+    """Every case with every seed, written down as it ends: every estimate, and its mean over the seeds."""
+    for name, (path, knobs, words) in cases.items():
+        found, seconds, status = defaultdict[str, list[Any]](list), list[float](), list[str]()
+        for seed in seeds:
+            method = partial(find(path), **knobs) if knobs else find(path)
+            trial = evaluate(method, subject, seed=seed, keep=folder, **words)
+            seconds.append(round(trial.cost.seconds, 1))
+            status.append(trial.status if not trial.reason else f"{trial.status}: {trial.reason}")
+            for key, estimate in trial.estimates.items():
+                found[key].append([round(value, 4) for value in (estimate.value, estimate.low, estimate.high)])
+        means = {key: round(statistics.fmean(one[0] for one in values), 4) for key, values in found.items()}
+        mine = {"seeds": list(seeds), "status": status, "seconds": seconds, "mean": means, "estimates": found}
+        keep(RESULTS, {part: kept(RESULTS).get(part, {}) | {name: mine}}, NOTE)
+
+
+def detection(subject: Subject, seeds: Sequence[int], folder: str) -> dict[str, Any]:
+    """DECREE's score of clean encoders of every seed, and of the same with a backdoor; and how they are told apart."""
+    scores, flags, obeyed = [list[float](), list[float]()], [0, 0], list[float]()
+    for seed in seeds:
+        trial = evaluate(find("encoders/decree"), subject, seed=seed, keep=folder, rows=500)
+        obeyed.append(round(trial.estimates["success"].value, 4))
+        for index, name in enumerate(("", "planted_")):
+            scores[index].append(round(float(trial.evidence[f"{name}score"].max()), 4))
+            flags[index] += bool(trial.evidence[f"{name}flagged"].any())
+    told = torch.tensor([[score, index] for index in (0, 1) for score in scores[index]])
+    area = stats.area(told, "scores")
+    return {
+        "case": f"{subject.name}, seeds {seeds[0]} to {seeds[-1]}",
+        "clean": scores[0],
+        "backdoored": scores[1],
+        "backdoor obeyed": obeyed,
+        "flagged clean": flags[0],
+        "flagged backdoored": flags[1],
+        "area": [round(value, 4) for value in (area.value, area.low, area.high)],
+    }
+
+
+PRETRAINING: dict[str, Case] = {
+    path.removeprefix("encoders/"): (path, {}, {"rows": 2000})
+    for path in ("encoders/simclr", "encoders/moco", "encoders/simsiam")
+}
+ATTACKS: dict[str, Case] = {
+    "bad_encoder": ("encoders/bad_encoder", {"epochs": 6}, {"rows": 2000}),
+    "stolen_encoder": ("encoders/stolen_encoder", {}, {"rows": 2000, "queries": (300, 1000)}),
+    "adversarial_contrastive": ("encoders/adversarial_contrastive", {"radius": 8 / 255}, {"rows": 500}),
+    "poisoned_encoder, 1 %": ("encoders/poisoned_encoder", {}, {"rows": 2000, "share": Share(0.01)}),
+}
+OVERTRAINED: dict[str, Case] = {
+    "encoder_mi, 100 rows, 3000 steps": (
+        "encoders/encoder_mi",
+        {},
+        {"rows": 400, "train_rows": 200, "encoder_steps": 3000},
+    ),
+    "data_tracing, 100 rows, 3000 steps": (
+        "encoders/data_tracing",
+        {},
+        {"rows": 400, "train_rows": 200, "encoder_steps": 3000},
+    ),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", default="throughput,worth")
+    parser.add_argument("--parts", default="throughput,worth,attacks,overtrained,detection")
+    parser.add_argument("--cases", default="", help="only these of a part, with commas between them")
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--keep", default="", help="a folder in which encoders are kept from one run to the next")
     arguments = parser.parse_args()
-    data, test = raw(fashion_mnist(True), arguments.rows), raw(fashion_mnist(False), 2000)
-    parts: dict[str, Callable[[], dict[str, Any]]] = {
-        "throughput": lambda: throughput(data),
-        "worth": lambda: worth(data, test, arguments.seeds),
-    }
-    for part in arguments.parts.split(","):
-        keep(RESULTS, {part: parts[part]()}, NOTE)
+    data, seeds = subject_of("fashion-mnist", arguments.rows), range(arguments.seeds)
+    small = subject_of("digits", 0)
+    with TemporaryDirectory() as own:
+        folder = arguments.keep or own
+        chosen = arguments.cases.split(",") if arguments.cases else None
+        for part in arguments.parts.split(","):
+            if part == "throughput":
+                keep(RESULTS, {part: throughput(cast(Rows, data.train))}, NOTE)
+            elif part == "detection":
+                keep(RESULTS, {part: detection(small, range(20, 30), folder)}, NOTE)
+            else:
+                cases = {"worth": PRETRAINING, "attacks": ATTACKS, "overtrained": OVERTRAINED}[part]
+                some = {name: case for name, case in cases.items() if chosen is None or name in chosen}
+                asked(some, small if part == "overtrained" else data, seeds, part, folder)
 
 
 if __name__ == "__main__":
