@@ -1,13 +1,14 @@
 """Self-supervised encoders: how fast they are pre-trained, what they are worth, and how the ten problems' attacks do.
 
-    python benchmarks/encoders.py [--parts throughput,worth,attacks,overtrained,detection] [--rows 20000] [--seeds 3]
+    python benchmarks/encoders.py [--parts throughput,worth,...] [--rows 20000] [--seeds 3]
 
 `throughput` pre-trains the same network by SimCLR for as many steps by a `DataLoader` that makes views of one image at
 a time with PIL, as it is usually written, with two workers and with none, and by the library; rows a second, the median
 of three rounds in turn, torch's own number of threads. `worth` is what probes above encoders of half of `--rows` rows
 of Fashion-MNIST get right, and `attacks` what attacks and defences do to them, for every seed. `overtrained` asks who
 was learnt from, of encoders that saw few digits often. `detection` is DECREE on ten encoders of digits without and with
-a backdoor, of seeds that nothing was chosen on. Each case is written to benchmarks/results/encoders.json when it ends.
+a backdoor, of seeds that nothing was chosen on, and `audit` the whole plan on the digits demo. Each case is written to
+benchmarks/results/encoders.json when it ends.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from _record import keep, kept
 from buckler import stats
+from buckler.audit import audit
 from buckler.catalog import find
 from buckler.data import Rows, fashion_mnist, raw
 from buckler.encoders._contrast import contrast, headed, views
@@ -186,15 +188,28 @@ def detection(subject: Subject, seeds: Sequence[int], folder: str) -> dict[str, 
     }
 
 
+def audited() -> dict[str, Any]:
+    """The encoder plan on the digits demo, from nothing: the table of the ten problems, and how long it took."""
+    with TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        report = audit({"demo": "digits"}, "encoder", Path(folder) / "run")
+        seconds = round(time.perf_counter() - began)
+    grid = next(finding.grid for finding in report.findings if finding.id == "encoders/ten")
+    states = {finding.id: f"{finding.state}, {finding.severity}" for finding in report.findings}
+    missing = [f"{one.what}: {one.why}" for one in report.not_measured]
+    return {"seconds": seconds, "trials": len(report.trials), "grid": grid, "findings": states, "not measured": missing}
+
+
+LONG = {"encoder_steps": 1000}
 PRETRAINING: dict[str, Case] = {
-    path.removeprefix("encoders/"): (path, {}, {"rows": 2000})
+    path.removeprefix("encoders/"): (path, {}, {"rows": 2000, **LONG})
     for path in ("encoders/simclr", "encoders/moco", "encoders/simsiam")
 }
 ATTACKS: dict[str, Case] = {
-    "bad_encoder": ("encoders/bad_encoder", {"epochs": 6}, {"rows": 2000}),
-    "stolen_encoder": ("encoders/stolen_encoder", {}, {"rows": 2000, "queries": (300, 1000)}),
-    "adversarial_contrastive": ("encoders/adversarial_contrastive", {"radius": 8 / 255}, {"rows": 500}),
-    "poisoned_encoder, 1 %": ("encoders/poisoned_encoder", {}, {"rows": 2000, "share": Share(0.01)}),
+    "bad_encoder": ("encoders/bad_encoder", {"epochs": 6}, {"rows": 2000, **LONG}),
+    "stolen_encoder": ("encoders/stolen_encoder", {}, {"rows": 2000, **LONG, "queries": (300, 1000)}),
+    "adversarial_contrastive": ("encoders/adversarial_contrastive", {"radius": 8 / 255}, {"rows": 500, **LONG}),
+    "poisoned_encoder, 1 %": ("encoders/poisoned_encoder", {}, {"rows": 2000, **LONG, "share": Share(0.01)}),
 }
 OVERTRAINED: dict[str, Case] = {
     "encoder_mi, 100 rows, 3000 steps": (
@@ -212,7 +227,7 @@ OVERTRAINED: dict[str, Case] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", default="throughput,worth,attacks,overtrained,detection")
+    parser.add_argument("--parts", default="throughput,worth,attacks,overtrained,detection,audit")
     parser.add_argument("--cases", default="", help="only these of a part, with commas between them")
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--seeds", type=int, default=3)
@@ -226,6 +241,8 @@ def main() -> None:
         for part in arguments.parts.split(","):
             if part == "throughput":
                 keep(RESULTS, {part: throughput(cast(Rows, data.train))}, NOTE)
+            elif part == "audit":
+                keep(RESULTS, {part: audited()}, NOTE)
             elif part == "detection":
                 keep(RESULTS, {part: detection(small, range(20, 30), folder)}, NOTE)
             else:

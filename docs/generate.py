@@ -54,6 +54,8 @@ POISONING = RESULTS.with_name("poisoning-fashion-mnist.json")
 SPEED = RESULTS.with_name("poisoning-speed.json")
 PRIVACY = RESULTS.with_name("privacy.json")
 THEFT = RESULTS.with_name("theft.json")
+ENCODERS = RESULTS.with_name("encoders.json")
+TEN = Path(__file__).parent / "encoders.md"
 
 
 def text() -> str:
@@ -132,6 +134,74 @@ def copies(runs: dict[str, Any]) -> str:
             each = [_between(found[key], 100) for key in ("fidelity", "fidelity_adaptive", "guarded_accuracy")]
             lines.append(f"| {name} | {' | '.join(each)} |")
     return "\n".join(lines)
+
+
+def ten() -> str:
+    """The page of the ten problems with the tables of the benchmark's run."""
+    record = json.loads(ENCODERS.read_text("utf8"))
+    page = between(TEN.read_text("utf8"), "audit", problems(record["audit"]))
+    return between(page, "figures", figures(record))
+
+
+def problems(record: dict[str, Any]) -> str:
+    """The table of an audit, as the audit wrote it."""
+    head, *rows = record["grid"]
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    lines += [f"| {' | '.join(escaped(cell) for cell in row)} |" for row in rows]
+    return "\n".join(
+        [*lines, "", f"{record['trials']} trials, {record['seconds'] / 60:.1f} minutes on two shared cores."]
+    )
+
+
+def figures(record: dict[str, Any]) -> str:
+    """Every estimate of the cases that were run with several seeds, and what was measured beside them."""
+    lines = ["| case | seeds | what | mean | each seed |", "|---|---|---|---|---|"]
+    for part in ("worth", "attacks", "overtrained"):
+        for name, case in record.get(part, {}).items():
+            for key in FIGURES.get(name.partition(",")[0], ()):
+                if key in case["mean"]:
+                    each = ", ".join(
+                        f"{value:.3g} [{low:.3g}, {high:.3g}]" for value, low, high in case["estimates"][key]
+                    )
+                    what = key.replace("_", " ")
+                    lines.append(f"| {name} | {len(case['seeds'])} | {what} | {case['mean'][key]:.3g} | {each} |")
+    if "detection" in record:
+        found = record["detection"]
+        clean, bad = (f"{min(found[key]):.2f} to {max(found[key]):.2f}" for key in ("clean", "backdoored"))
+        area = "{:.3g} [{:.3g}, {:.3g}]".format(*found["area"])
+        lines += [
+            "",
+            f"DECREE on {found['case']}: scores of clean encoders {clean}, of backdoored ones {bad}; area under the "
+            f"curve {area}; flagged {found['flagged clean']} of {len(found['clean'])} clean and "
+            f"{found['flagged backdoored']} of {len(found['backdoored'])} backdoored.",
+        ]
+    if "throughput" in record:
+        speed = record["throughput"]
+        rows = "; ".join(f"{name} {many:,}" for name, many in speed["rows a second"].items())
+        lines += ["", f"Pre-training, rows a second: {rows}: {speed['ratio']}x the faster `DataLoader`."]
+    return "\n".join(lines)
+
+
+FIGURES = {
+    "simclr": ("correct", "digits_correct", "few_correct", "untrained_correct", "untrained_few_correct"),
+    "moco": ("correct", "few_correct"),
+    "simsiam": ("correct", "few_correct"),
+    "bad_encoder": (
+        "success",
+        "pairs_success",
+        "digits_success",
+        "control_success",
+        "kept",
+        "pairs_kept",
+        "digits_kept",
+    ),
+    "stolen_encoder": ("accuracy", "ratio_copy_300", "ratio_copy_1000", "ratio_copy_1000_few", "ratio_alone_few"),
+    "adversarial_contrastive": ("known_correct", "control_known_correct", "gained", "kept"),
+    "poisoned_encoder": ("success", "control_success"),
+    "encoder_mi": ("auc", "control_auc"),
+    "data_tracing": ("traced", "false"),
+}
+"""Of each case of the benchmark of encoders, what its table shows."""
 
 
 def _between(found: dict[str, float], times: float) -> str:
@@ -290,3 +360,4 @@ if __name__ == "__main__":
     PAGE.write_text(text(), "utf8")
     README.write_text(readme(), "utf8")
     DLP.write_text(dlp(), "utf8")
+    TEN.write_text(ten(), "utf8")

@@ -29,6 +29,11 @@ def test_the_numbers_of_dlp_are_those_of_the_benchmark() -> None:
     assert page["DLP"].read_text("utf8") == page["dlp"](), "run `make docs`"
 
 
+def test_the_numbers_of_the_ten_problems_are_those_of_the_benchmark() -> None:
+    page = runpy.run_path(str(ROOT / "docs" / "generate.py"))
+    assert page["TEN"].read_text("utf8") == page["ten"](), "run `make docs`"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_what_a_page_links_to_is_there(page: Path) -> None:
     targets = re.findall(r"\]\((?!https?://)([^)#]+)[^)]*\)", page.read_text("utf8"))
