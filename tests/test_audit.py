@@ -315,6 +315,11 @@ def test_kill_9_at_any_instant_loses_and_repeats_nothing(spec: dict[str, str], t
         (("steps = 5", 'share = "5%"'), "unknown key 'share', expected ball"),
         (('ball = "l2:inf"', ""), "ball: expected a limit such as linf:8/255"),
         (('method = "evasion/ddn"', 'method = "poisoning/badnets"'), "unknown key 'ball', expected share"),
+        (
+            ('method = "evasion/ddn"', 'method = "encoders/universal"\nshare = "5%"'),
+            "expected a ball or a share, got both",
+        ),
+        (('method = "evasion/ddn"', 'method = "encoders/universal"\nencoder_steps = 0'), "encoder_steps of at least 1"),
     ],
 )
 def test_a_plan_is_checked_before_anything_runs(tmp_path: Path, change: tuple[str, str], says: str) -> None:
@@ -325,7 +330,7 @@ def test_a_plan_is_checked_before_anything_runs(tmp_path: Path, change: tuple[st
 
 
 def test_the_plans_of_the_package_fit_their_methods() -> None:
-    for name in ("quick", "full", "poisoning", "privacy", "theft"):
+    for name in ("quick", "full", "poisoning", "privacy", "theft", "encoder"):
         plan = plans.read(name)
         assert len(plans.jobs(plan, {})) == len(plan.trial)
     with pytest.raises(plans.BadPlan, match="full, poisoning, privacy, quick"):

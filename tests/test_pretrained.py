@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -19,16 +20,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from buckler import audit as audits
+from buckler import plan as plans
 from buckler import pretrained
+from buckler.catalog import find
 from buckler.cli import main
 from buckler.data import as_tensors
 from buckler.embedding import Probed, embedded
 from buckler.endpoint import Endpoint, NoAnswer
 from buckler.huggingface import Seen, hugging_face
 from buckler.imported import BadSubject
-from buckler.prints import lessons
+from buckler.prints import fingerprints, lessons
 from buckler.subject import load
 from buckler.target import Oracle
+from buckler.threat import Ball, Share
 from buckler.trial import fingerprint_model
 
 MODULE = """
@@ -140,6 +144,30 @@ def test_a_probe_is_learnt_once_for_one_encoder_and_its_rows(folder: Path, monke
     sys.modules.pop("mine")
     load(folder)
     assert len(list(folder.glob("cache/buckler/probes/*.safetensors"))) == 2, "another encoder, another probe"
+
+
+def test_every_area_says_of_which_encoder_its_trials_are(folder: Path) -> None:
+    subject = replace(load(write(folder, SUBJECT)), train=None)
+    wanted = audits._identity(subject, 20)["model"]
+    for path, asked in (
+        ("evasion/fgsm", {"ball": Ball("linf", 0.1)}),
+        ("poisoning/badnets", {"share": Share(0.5)}),
+        ("privacy/loss_threshold", {}),
+        ("theft/knockoff", {}),
+        ("encoders/simclr", {}),
+    ):
+        evaluate = import_module(f"buckler.{path.partition('/')[0]}.evaluate").evaluate
+        assert evaluate(find(path), subject, rows=20, **asked).subject["model"] == wanted, path
+
+
+def test_a_trial_of_an_encoder_is_run_anew_where_it_would_learn_from_other_rows(folder: Path) -> None:
+    subject = load(write(folder, SUBJECT + 'body = "mine:body"'))
+    rows = [{"method": "encoders/simclr"}, {"method": "encoders/feature_pgd", "ball": "linf"}]
+    rows += [{"method": "evasion/fgsm", "ball": "linf"}]
+    plan = plans.valid({"title": "t", "rows": 10, "limits": {"linf": 0.1}, "trial": rows}, "t")
+    todo, same = plans.jobs(plan, {}), audits._identity(subject, 10)
+    before, after = (fingerprints(todo, one, same) for one in (subject, replace(subject, train=subject.test)))
+    assert [a == b for a, b in zip(before, after, strict=True)] == [False, False, True], "the model stays as it is"
 
 
 def test_weights_of_an_encoder_go_into_its_body(folder: Path) -> None:
@@ -422,6 +450,16 @@ def test_a_folder_that_cannot_be_used_is_one_sentence(
     (tmp_path / "config.json").write_text('{"model_type": "mine", "auto_map": {"AutoModel": "code.Mine"}}')
     (tmp_path / "code.py").write_text("raise SystemExit('code of the folder ran')")
     refused("expected a folder that transformers .* loads")
+    for architecture in ("NoVisionModelWithProjection", 5):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit", "architectures": [architecture]}))
+        refused("expected a folder that transformers .* loads")
+    index = tmp_path / "model.safetensors.index.json"
+    for name in ("pytorch_model.bin", "../model.safetensors"):
+        index.write_text(json.dumps({"weight_map": {"x": name}}))
+        refused(f"expected safetensors files beside it in the weight_map of .*, got {name}")
+    index.write_text('{"weight_map": []}')
+    refused("expected safetensors files beside it in the weight_map of .*, got none")
+    index.unlink()
     bert = transformers.BertConfig(**{**SMALL, "vocab_size": 30, "patch_size": None})
     transformers.BertModel(bert).save_pretrained(tmp_path)
     refused("expected a model of images in .*, got a BertModel of input_ids")

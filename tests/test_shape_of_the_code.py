@@ -31,7 +31,7 @@ MAY_REACH_OUT = {"data", "endpoint"}
 # layers of the core, lowest first; a module imports its own layer and those below. Areas lie above `subject`.
 LAYERS = (
     {"__init__"},
-    {"threat", "stats", "dice", "catalog", "pictures"},
+    {"threat", "stats", "dice", "catalog", "pictures", "claims"},
     {"target", "data", "nets", "augment", "endpoint", "flags"},
     {"kinds", "touch", "train", "trial"},
     {"method", "combine", "contract", "findings", "embedding"},

@@ -148,7 +148,7 @@ def _identity(subject: Subject, rows: int) -> dict[str, str]:
 def contract(subject: Subject, rows: int, areas: set[str]) -> tuple[Any, ...]:
     """What is doubtful about the first `rows` rows, and the model or the encoder, whichever `areas` measure; what makes
     every number meaningless, or is not there to be measured, is a `BadRun`."""
-    measured = {vars(import_module(f"buckler.{area}.evaluate")).get("MEASURES", "model") for area in areas}
+    measured = set(map(plans.measures, areas))
     if "model" in measured and isinstance(subject.model, Oracle) and subject.model.reveals == "features":
         raise BadRun("expected a model that classifies, got an encoder that can only be asked: add a model")
     pretrains = subject.train is not None and (subject.body is not None or subject.net is not None)
@@ -198,7 +198,7 @@ def _within(
 
 def _per_row(job: Job, subject: Subject) -> int:
     """How many rows a trial's passes are counted over: those it attacks, or those it trains on."""
-    if "ball" in job.asked or subject.train is None:
+    if ("ball" in job.asked and job.measures == "model") or subject.train is None:
         return job.asked["rows"]
     evaluate = import_module(f"buckler.{job.area}.evaluate").evaluate
     knob = inspect.signature(evaluate).parameters.get("train_rows")

@@ -32,19 +32,20 @@ class Running(NamedTuple):
 def running(
     subject: Subject, seed: int, tick: Callable[[float, int], None] | None = None
 ) -> Generator[Running, None, None]:
-    """Inside, what is drawn is decided by `seed` and leaves nothing behind; the subject's model evaluates, and what
-    goes through it is counted. Afterwards it is as it was."""
-    device, model = subject.device, subject.model
-    parts = list(model.modules()) if isinstance(model, nn.Module) else []
+    """Inside, what is drawn is decided by `seed` and leaves nothing behind; the subject's model and encoder evaluate,
+    and what goes through the model is counted. Afterwards they are as they were."""
+    device = subject.device
+    model, encoder = ([one] if isinstance(one, nn.Module) else [] for one in (subject.model, subject.encoder))
+    parts = [part for one in (*model, *encoder) for part in one.modules()]
     modes = [part.training for part in parts]
 
     def told(done: float) -> None:
         if tick is not None:
             tick(done, meter.forwards)
 
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), metered(*parts[:1]) as meter:
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), metered(*model) as meter:
         torch.manual_seed(seed)
-        for part in parts[:1]:
+        for part in parts:
             part.eval()
         try:
             yield Running(device, meter, told)

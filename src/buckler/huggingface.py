@@ -90,6 +90,7 @@ def hugging_face(folder: Path) -> Seen:
             "install it with pip install 'transformers>=5'"
         )
     config, processor = _read(folder / "config.json"), _processor(folder)
+    _sharded(folder)
     model, info = _loaded(folder, config)
     missing = sorted(name for name in info["missing_keys"] if "pooler" not in name)
     if missing:
@@ -113,10 +114,10 @@ def hugging_face(folder: Path) -> Seen:
 def _loaded(folder: Path, config: Settings) -> tuple[Any, Mapping[str, Any]]:
     """The model and what transformers says of its weights; what is missing is drawn, always the same."""
     transformers: Any = import_module("transformers")
-    named = [*cast("list[str]", config.get("architectures") or []), ""][0]
-    maker = getattr(transformers, named if named.endswith("VisionModelWithProjection") else "AutoModel")
     more = {"mask_ratio": 0.0} if "mask_ratio" in config else {}  # a masked autoencoder hides nothing where it is used
     try:
+        named = [*(config.get("architectures") or []), ""][0]
+        maker = getattr(transformers, named if named.endswith("VisionModelWithProjection") else "AutoModel")
         with _quietly(transformers.utils.logging), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return maker.from_pretrained(
@@ -158,6 +159,20 @@ def _read(path: Path) -> Settings:
     if not isinstance(found, dict):
         raise BadSubject(f"encoder: expected settings as a JSON object in {path}, got a {type(found).__name__}")
     return cast(Settings, found)
+
+
+def _sharded(folder: Path) -> None:
+    """Refuse an index of weights in several files that are not all safetensors beside it: transformers would open any,
+    pickled ones too."""
+    index = folder / "model.safetensors.index.json"
+    files = _read(index).get("weight_map") if index.is_file() else {}
+    names = [str(name) for name in cast(Settings, files).values()] if isinstance(files, dict) else ["none"]
+    for name in sorted({*names}):
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise BadSubject(
+                f"encoder: expected safetensors files beside it in the weight_map of {index}, got {in_a_line(name)}: "
+                "write the folder with save_pretrained(folder, safe_serialization=True)"
+            )
 
 
 def _processor(folder: Path) -> Settings:

@@ -113,6 +113,16 @@ class Job:
         limit = self.asked.get("ball") or self.asked.get("share")
         return self.path if limit is None else f"{self.path} at {limit}"
 
+    @property
+    def measures(self) -> str:
+        """What of the subject is looked at: its `model`, or its `encoder`, which may be pre-trained on its rows."""
+        return measures(self.area)
+
+
+def measures(area: str) -> str:
+    """What of the subject an area looks at; see `Job.measures`."""
+    return vars(import_module(f"buckler.{area}.evaluate")).get("MEASURES", "model")
+
 
 def read(name: str | Path) -> Plan:
     """The plan of the package called `name` (quick, full), or the one in a file."""
@@ -175,8 +185,9 @@ def _job(row: Row, index: int, plan: Plan, limits: Mapping[str, float], seed: in
     knobs: dict[str, Any] = {}
     for key, value in (row.model_extra or {}).items():
         if key in asks and key not in ("seed", "subject", "method", "tick"):
-            sound = _method(value, key, area, where) if key in METHODS else _sound(key, value, hints(evaluate), where)
-            asked[key] = sound
+            usual = asks[key].default
+            kinds = hints(evaluate)
+            asked[key] = _method(value, key, area, where) if key in METHODS else _sound(key, value, kinds, where, usual)
         elif key in described.knobs and key not in ("ball", "share", "seed"):
             knobs[key] = _sound(key, value, hints(find(row.method)), where, described.params.get(key))
         else:
@@ -208,6 +219,8 @@ def _limit(row: Row, asks: Mapping[str, inspect.Parameter], limits: Mapping[str,
     for name, given in (("ball", row.ball), ("share", row.share)):
         if given is not None and name not in asks:
             raise BadPlan(f"{where}: unknown key {name!r}, expected {'share' if name == 'ball' else 'ball'}")
+    if row.ball is not None and row.share is not None:
+        raise BadPlan(f"{where}: expected a ball or a share, got both: no method makes use of both")
     if "ball" in asks and (row.ball is not None or asks["ball"].default is inspect.Parameter.empty):
         if row.ball is None:
             raise BadPlan(f"{where}: ball: expected a limit such as linf:8/255, or a norm such as linf, got nothing")

@@ -23,7 +23,7 @@ from buckler.trial import fingerprint, fingerprint_model, fingerprint_tensors
 
 def fingerprints(todo: list[Job], subject: Subject, identity: dict[str, str]) -> list[str]:
     """What identifies each trial: its method and knobs, what was asked, the subject, and the code that it runs on."""
-    learns = ["ball" not in job.asked or describe(job.method).kind == "loss" or "through" in job.asked for job in todo]
+    learns = list(map(_learns, todo))
     about: dict[str, object] = {
         "identity": identity,
         "network": [classes(one) for one in _models(subject)],
@@ -31,6 +31,12 @@ def fingerprints(todo: list[Job], subject: Subject, identity: dict[str, str]) ->
     }
     learnt = lessons(subject) if any(learns) else ""
     return [_fingerprint(job, about, learnt if own else "") for job, own in zip(todo, learns, strict=True)]
+
+
+def _learns(job: Job) -> bool:
+    """Whether anything is learnt from the subject's rows, which an attack on the model as it is does not do."""
+    trains = describe(job.method).kind == "loss" or "through" in job.asked or job.measures == "encoder"
+    return trains or "ball" not in job.asked
 
 
 def _fingerprint(job: Job, subject: dict[str, object], lessons: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -63,9 +64,10 @@ def test_a_square_is_white_and_where_it_should_be() -> None:
 
 def test_the_encoder_that_was_given_stays_as_it_was(encoder: nn.Module, learnt: Rows) -> None:
     few = learnt[0][:20], learnt[1][:20]
-    before = embedded(encoder, few[0])
-    made = bad_encoder(encoder, few, epochs=1)
-    assert torch.equal(embedded(encoder, few[0]), before)
+    before, fixed = embedded(encoder, few[0]), copy.deepcopy(encoder).requires_grad_(False)
+    made = bad_encoder(fixed, few, epochs=1)
+    assert not any(parameter.requires_grad for parameter in fixed.parameters())
+    assert torch.equal(embedded(fixed, few[0]), before)
     assert not torch.equal(embedded(made.model, few[0]), before)
 
 

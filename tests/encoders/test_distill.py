@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 
 import pytest
@@ -32,9 +33,12 @@ def test_a_student_learns_the_features_and_not_the_trigger(planted: Implanted, l
 
 
 def test_crops_are_asked_of_the_teacher(encoder: nn.Module, learnt: Rows) -> None:
-    few = learnt[0][:40]
-    whole, crops = (distill(encoder, few, net=NET, epochs=1, least=least) for least in (None, 0.5))
+    few, teacher = learnt[0][:40], copy.deepcopy(encoder).train()
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    whole, crops = (distill(teacher, few, net=NET, epochs=1, least=least) for least in (None, 0.5))
     assert not torch.equal(embedded(whole, few), embedded(crops, few))
+    assert teacher.training
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
 
 
 def test_a_net_of_another_width_is_refused(encoder: nn.Module, learnt: Rows) -> None:

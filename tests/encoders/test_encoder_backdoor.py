@@ -167,10 +167,16 @@ def test_a_repair_is_measured_on_a_backdoor_and_on_a_clean_encoder(
 def test_a_flagged_encoder_is_a_finding(own: Subject, planted: Implanted, attack: Implant) -> None:
     trial = evaluate(decree, replace(own, encoder=planted.model), rows=300, attack=attack, encoder_steps=100)
     assert bool(trial.evidence["flagged"].all())
-    if trial.status == "ok":
-        (found,) = of_backdoor([trial], rules(), "buckler run {method}")[0].findings
-        assert found.state == "found"
-        assert found.severity.value == "high"
+    assert trial.status == "ok", trial.reason
+    (found,) = of_backdoor([trial], rules(), "buckler run {method}")[0].findings
+    assert found.state == "found"
+    assert found.severity.value == "high"
+
+
+def test_a_student_needs_a_body(own: Subject, attack: Implant) -> None:
+    trial = evaluate(distill, replace(own, body=None, net=None), rows=300, attack=attack)
+    assert trial.status == "skipped"
+    assert "give the subject a `body`" in trial.reason
 
 
 def test_only_answers_are_not_enough(own: Subject, encoder: nn.Module) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from buckler.data import Rows
 from buckler.encoders._evaded import LEGAL, NOISE, noise, said, strongest
+from buckler.encoders._hardened import BLIND, MORE, _blindly  # pyright: ignore[reportPrivateUsage]
 from buckler.encoders._judged_evasion import of_evasion
 from buckler.encoders.adversarial_contrastive import adversarial_contrastive
 from buckler.encoders.evaluate import evaluate
@@ -100,6 +101,22 @@ def test_an_encoder_that_the_limit_cannot_touch_is_clear(bright: Subject) -> Non
     assert rows[0].effect.value == trial.estimates["correct"].value
 
 
+def test_an_attack_too_weak_to_turn_what_another_does_clears_nothing(given: Subject) -> None:
+    trial = evaluate(idle, given, rows=40)
+    assert torch.equal(trial.evidence["robust"], trial.evidence["correct"])
+    between = (trial.estimates["known_correct"].value + trial.estimates["robust"].value) / 2
+    assert trial.estimates["known_correct"].value < between < trial.estimates["robust"].value
+    found = of_evasion(
+        [trial],
+        rules(
+            {"encoders": {"evasion_accuracy": {"low": between} | dict.fromkeys(("medium", "high", "critical"), False)}}
+        ),
+        "",
+    )[0].findings[0]
+    assert found.severity == Severity.info
+    assert found.state == "found"
+
+
 def test_an_example_outside_the_limit_counts_for_nothing(given: Subject) -> None:
     trial = evaluate(too_far, given, rows=20)
     assert torch.equal(trial.evidence["robust"], trial.evidence["correct"])
@@ -142,14 +159,38 @@ def test_an_honest_proof_stands(given: Subject) -> None:
 
 
 def test_pretraining_against_it_is_measured_beside_plain_pretraining(subject: Subject) -> None:
-    trial = evaluate(partial(adversarial_contrastive, radius=0.05), subject, rows=40, encoder_steps=20)
+    trial = evaluate(partial(adversarial_contrastive, radius=0.05), subject, rows=20, encoder_steps=10)
     e = trial.evidence
     assert trial.params["ball"] == "linf:0.05"
+    assert not bool((e["known_correct"] & ~e["robust"]).any())
+    assert BLIND in {check.name for check in trial.checks}
     gained = e["known_correct"].double() - e["control_known_correct"].double()
     assert trial.estimates["gained"].value == pytest.approx(float(gained.mean()))
     verdicts, rows = of_evasion([replace(trial, status="ok")], rules(), "buckler run {method}")
     assert verdicts.findings[0].id == "encoders/evasion/pretraining"
     assert rows == ()
+
+
+class Masked(nn.Module):
+    """A linear classifier through a gate: rounding leaves gradients nothing to follow."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.scale = model, nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * self.model((x * 50).round() / 50)
+
+
+def test_what_gradients_cannot_find_a_search_without_them_does() -> None:
+    draw = torch.Generator().manual_seed(0)
+    weight = torch.randn(3, 64, generator=draw)
+    plain = LinearModel(weight.flatten(1), -0.5 * weight.sum(1))
+    model, ball = Masked(nn.Sequential(nn.Flatten(), plain)).eval(), Ball("linf", 0.2)
+    x = 0.2 + 0.6 * torch.rand(20, 1, 8, 8, generator=draw)
+    y, rows = said(model, x), torch.arange(20)
+    stands = said(model, strongest(model, x, y, ball, 0, steps=5)) == y
+    assert _blindly(model, x, y, rows[stands], ball, 0) > MORE
 
 
 def test_the_reference_meets_a_linear_classifier_where_it_has_to() -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
+from typing import cast
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from buckler.data import Rows
+from buckler.encoders import _making
 from buckler.encoders._attributes import _told as attributes_told  # pyright: ignore[reportPrivateUsage]
 from buckler.encoders._attributes import most
 from buckler.encoders._guessed import _told as making_told  # pyright: ignore[reportPrivateUsage]
+from buckler.encoders._guessed import network
 from buckler.encoders._judged_guesses import of_guesses
 from buckler.encoders._judged_reconstruction import of_reconstruction
 from buckler.encoders.attribute import attribute
@@ -20,6 +25,7 @@ from buckler.encoders.evaluate import evaluate
 from buckler.encoders.feature_inversion import feature_inversion
 from buckler.encoders.pretraining_recipe import pretraining_recipe
 from buckler.encoders.share_of_class import share_of_class
+from buckler.encoders.simclr import simclr
 from buckler.findings import rules
 from buckler.kinds import Guessed, Reconstructed
 from buckler.stats import recompute
@@ -115,7 +121,7 @@ def test_controls_that_tell_make_a_trial_undecided(told: Trial) -> None:
 
 
 def test_a_share_is_told_of_encoders_of_other_rows(subject: Subject) -> None:
-    trial = evaluate(share_of_class, subject, models=4)
+    trial = evaluate(share_of_class, subject, models=4, pretraining=partial(simclr, epochs=1))
     again(trial)
     assert trial.estimates["right"].n == trial.estimates["shuffled"].n == 4
     verdict, rows = of_guesses([trial], rules(), "buckler run {method}")
@@ -124,7 +130,8 @@ def test_a_share_is_told_of_encoders_of_other_rows(subject: Subject) -> None:
     assert rows == ()
 
 
-def test_a_recipe_is_told_of_encoders_of_other_rows(subject: Subject) -> None:
+def test_a_recipe_is_told_of_encoders_of_other_rows(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_making, "STEPS", {"short": 5, "long": 10})
     trial = evaluate(partial(pretraining_recipe, traits=("network", "crops")), subject, models=12, encoder_steps=4)
     again(trial)
     assert trial.estimates["beyond"].n == 6
@@ -140,6 +147,50 @@ def test_a_recipe_is_told_of_encoders_of_other_rows(subject: Subject) -> None:
     assert row.problem == "making"
 
 
+def test_rows_that_stand_by_class_are_asked_about_like_others(subject: Subject, encoder: nn.Module) -> None:
+    x, y = cast(Rows, subject.test)
+    order = y.argsort(stable=True)
+    trial = SMALL(partial(attribute, epochs=4), replace(subject, encoder=encoder, test=(x[order], y[order])), rows=300)
+    assert trial.status == "ok", "features of another row are not of the same class"
+    assert trial.estimates["correct"].value > 0.8, "what is learnt from and what is asked about have the same classes"
+
+
+def test_an_encoder_that_is_training_is_asked_as_it_evaluates_and_left_as_it_was(
+    subject: Subject, encoder: nn.Module
+) -> None:
+    own = deepcopy(encoder).train()
+    before = {name: tensor.clone() for name, tensor in own.state_dict().items()}
+    trial = SMALL(partial(attribute, epochs=1), replace(subject, encoder=own))
+    assert all(tensor.equal(before[name]) for name, tensor in own.state_dict().items())
+    assert all(part.training for part in own.modules())
+    evaluated = SMALL(partial(attribute, epochs=1), replace(subject, encoder=encoder))
+    assert trial.estimates == evaluated.estimates
+
+
+def test_how_an_encoder_is_built_is_known_only_where_nothing_goes_around_its_parts(
+    subject: Subject, encoder: nn.Module
+) -> None:
+    class Around(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Conv2d(1, 1, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (x + self.inner(x)).flatten(1)
+
+    for own, known in ((encoder, "residual"), (nn.Sequential(nn.Flatten(), nn.Linear(64, 8)), "dense"), (Around(), "")):
+        assert network(own) == known
+
+
+def test_what_is_there_without_pre_training_is_called_so_only_where_it_is(told: Trial) -> None:
+    for untaught in (1, 0):
+        planted = {**told.evidence, "gain_right_turned": torch.ones(60, dtype=torch.int8)}
+        planted["gain_untrained_turned"] = torch.full((60,), untaught, dtype=torch.int8)
+        found = replace(told, evidence=planted, estimates={k: recompute(e, planted) for k, e in told.estimates.items()})
+        (finding,) = of_guesses([found], rules(), "run {method}")[0].findings
+        assert ("there without pre-training" in finding.claim) == bool(untaught)
+
+
 def test_what_cannot_be_measured_is_said(subject: Subject) -> None:
     for method in (share_of_class, pretraining_recipe):
         trial = evaluate(method, replace(subject, train=None), models=12)
@@ -149,5 +200,7 @@ def test_what_cannot_be_measured_is_said(subject: Subject) -> None:
         assert not rows
     with pytest.raises(ValueError, match="12 encoders or more"):
         evaluate(pretraining_recipe, subject, models=4)
+    with pytest.raises(ValueError, match="4 encoders or more"):
+        evaluate(share_of_class, subject, models=3)
     with pytest.raises(ValueError, match="no models here"):
         evaluate(decoder, subject, models=4)

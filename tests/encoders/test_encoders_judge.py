@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 
 import torch
 
 from buckler import stats
-from buckler.encoders._problems import PROBLEMS, Row, lines
+from buckler.catalog import cards
+from buckler.encoders._problems import PROBLEMS, Row, lines, problem
 from buckler.encoders.judge import _ten, judge  # pyright: ignore[reportPrivateUsage]
-from buckler.findings import NotMeasured, rules
+from buckler.findings import Finding, Severity, State, rules
 from buckler.threat import Threat
 from buckler.trial import Trial
 
@@ -46,6 +48,12 @@ def pretraining(few: float, method: str = "encoders/simclr", status: str = "ok")
     )
 
 
+def quiet(method: str, kind: str, reason: str = "") -> Trial:
+    """A trial of which nothing is said but its reason; measured if it has none."""
+    status = "skipped" if reason else "ok"
+    return replace(pretraining(0.7, method), kind=kind, status=status, reason=reason)
+
+
 def test_pre_training_is_told_by_the_best_and_what_failed_is_not_measured() -> None:
     trials = [pretraining(0.7), pretraining(0.8, "encoders/moco"), pretraining(0.9, "encoders/simsiam", "inconclusive")]
     verdicts = judge(trials, {}, rules(), "buckler run {method} --demo digits")
@@ -69,8 +77,9 @@ def test_the_table_has_all_ten_in_their_order_and_says_why_one_is_missing() -> N
         Row("stealing", "encoders/a", "agreement", share(0.9), share(0.8), share(0.7)),
         Row("tracing", "encoders/b", "p", share(0.2), defence="encoders/c", left=share(0.1), costs=share(0.05)),
     ]
-    missing = [NotMeasured("encoders/d", "no GPU", PROBLEMS["backdoor"][1])]
-    (found,) = _ten(rows, missing)
+    trials = [quiet("encoders/bad_encoder", "implant", "no GPU"), quiet("encoders/rounded_features", "guard", "slow")]
+    trials += [quiet("encoders/feature_inversion", "reconstruct", "few rows"), quiet("encoders/query_flood", "evade")]
+    (found,) = _ten(rows, trials, ())
     head, *grid = found.grid
     assert len(grid) == len(PROBLEMS) == 10
     assert all(len(line) == len(head) for line in grid)
@@ -78,10 +87,50 @@ def test_the_table_has_all_ten_in_their_order_and_says_why_one_is_missing() -> N
     assert grid[0][1:] == ("encoders/b", f"p: {share(0.2)}", "", "encoders/c", str(share(0.1)), "+5.0 points")
     assert grid[5][1:] == ("encoders/a", f"agreement: {share(0.9)}", "80.0% to 70.0%", "none tried", "", "")
     assert grid[6][2] == "not measured: no GPU"
-    assert grid[9][2] == "not measured: the plan has no trial of it"
+    assert grid[1][2] == "not measured: no trial of it ran"
+    assert grid[2][2] == "not measured: few rows"
+    assert [grid[place][2] for place in (1, 3)] == ["not measured: no trial of it ran"] * 2, "of the same cell"
+    assert grid[9][2] == "not measured but for what encoders/query_flood says: see its own finding"
     assert list(csv.reader(io.StringIO(found.tables["ten-problems.csv"]))) == [list(line) for line in found.grid]
     assert found.because == "", "it is judged by no rule"
-    assert lines([], {})[1][2].startswith("not measured")
+    assert lines([], (), {})[1][2].startswith("not measured")
+
+
+def test_the_gravest_row_of_a_problem_stands_in_the_table_and_doubt_is_said() -> None:
+    def finding(name: str, level: str, state: State = "found") -> Finding:
+        grade = Severity.parse(level)
+        return Finding(id=name, title="t", state=state, claim="c", cell=("data", "integrity"), severity=grade)
+
+    rows = [
+        Row("backdoor", "first", "a", share(0.9)),
+        Row("backdoor", "second", "a", share(0.1), finding="encoders/backdoor/data"),
+        Row("depletion", "third", "a", share(0.9)),
+        Row("depletion", "fourth", "a", share(0.9), finding="encoders/depletion/data"),
+        Row("evasion", "fifth", "a", share(0.9)),
+    ]
+    findings = [
+        finding("encoders/backdoor", "info"),
+        finding("encoders/backdoor/data", "high"),
+        finding("encoders/depletion", "medium"),
+        finding("encoders/depletion/data", "medium"),
+        finding("encoders/evasion", "info", "not measured"),
+    ]
+    (found,) = _ten(rows, (), findings)
+    attacks = [line[1] for line in found.grid[1:]]
+    assert (attacks[6], attacks[9], attacks[8]) == ("second", "third", "fifth")
+    assert found.grid[9][2].endswith("which decides nothing")
+    assert "decides" not in found.grid[7][2]
+    assert found.cell == PROBLEMS["backdoor"][1], "where something was measured"
+
+
+def test_every_method_is_of_a_problem_or_only_pre_trains() -> None:
+    for one in cards("encoders"):
+        made = replace(quiet(one.path, str(one.kind)), params={"goal": "targeted"})
+        assert problem(made) in PROBLEMS or one.kind == "pretrain", one.path
+    assert {problem(quiet(one.path, str(one.kind))) for one in cards("encoders")} >= set(PROBLEMS)
+    failed = replace(quiet("encoders/poisoned_encoder", "poison", "out of memory"), status="failed")
+    missed = judge([failed], {}, rules(), "").not_measured
+    assert [(one.why, one.cell) for one in missed] == [("out of memory", PROBLEMS["poisoning"][1])]
 
 
 def test_six_are_of_confidentiality_three_of_integrity_and_one_of_availability() -> None:

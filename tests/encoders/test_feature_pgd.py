@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from buckler.data import Rows
-from buckler.embedding import embedded
+from buckler.embedding import embedded, probed
 from buckler.encoders.feature_pgd import feature_pgd
 from buckler.threat import Ball
 
@@ -28,7 +28,7 @@ def test_a_linear_feature_moves_as_far_as_hoelder_says(norm: str, dual: int) -> 
     w = torch.randn(1, 16, generator=torch.Generator().manual_seed(0))
     x = 0.5 + 0.01 * torch.randn(4, 1, 4, 4, generator=torch.Generator().manual_seed(1))
     ball = Ball(norm, 0.2)  # pyright: ignore[reportArgumentType]
-    moved = feature_pgd(linear(w), x, ball=ball, steps=40, restarts=1)
+    moved = feature_pgd(linear(w), x, ball=ball, groups=0, steps=40, restarts=1)
     assert bool(ball.contains(x, moved).all())
     torch.testing.assert_close(distance(linear(w), moved, x), (0.2 * w.norm(dual)).expand(4), rtol=1e-3, atol=1e-4)
 
@@ -45,10 +45,29 @@ def test_what_is_chosen_within_reach_is_met() -> None:
 def test_it_moves_features_much_further_than_noise(encoder: nn.Module, unseen: Rows) -> None:
     x, ball = unseen[0][:32], Ball("linf", 0.1)
     noise = ball.clip(x, x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).sign())
-    moved = feature_pgd(encoder, x, ball=ball, steps=15, restarts=1)
+    moved = feature_pgd(encoder, x, ball=ball, groups=0, steps=15, restarts=1)
     assert float((distance(encoder, moved, x) / distance(encoder, noise, x)).median()) > 2
 
 
 def test_it_has_to_be_told_what_to_imitate(encoder: nn.Module, unseen: Rows) -> None:
     with pytest.raises(ValueError, match="an input to imitate for every row"):
         feature_pgd(encoder, unseen[0][:4], ball=Ball("linf", 0.1), targeted=True)
+
+
+def test_a_task_of_its_own_turns_more_than_distance(encoder: nn.Module, unseen: Rows) -> None:
+    x, y = unseen[0][400:480], unseen[1][400:480]
+    pool = (255 * unseen[0][:400]).round().to(torch.uint8)
+    victim, ball = probed(encoder, (unseen[0][:400], unseen[1][:400]), seed=1), Ball("linf", 0.1)
+
+    def right(groups: int) -> float:
+        moved = feature_pgd(encoder, x, ball=ball, groups=groups, pool=pool, steps=15, restarts=1)
+        assert bool(ball.contains(x, moved).all())
+        return float((victim(moved).argmax(1) == y).double().mean())
+
+    assert right(10) < right(0) - 0.05
+
+
+@pytest.mark.parametrize("groups", [1, 5])
+def test_groups_need_inputs(encoder: nn.Module, unseen: Rows, groups: int) -> None:
+    with pytest.raises(ValueError, match="2 groups or more, and an input"):
+        feature_pgd(encoder, unseen[0][:4], ball=Ball("linf", 0.1), groups=groups)

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
 
+from buckler import nets
 from buckler.data import Rows
+from buckler.encoders._judged_pairs import of_pairs
+from buckler.encoders._paired import alike
+from buckler.encoders._pairs import Pair
+from buckler.encoders.clip import clip
 from buckler.encoders.evaluate import evaluate
 from buckler.encoders.judge import judge
 from buckler.encoders.pair_poisoning import pair_poisoning
 from buckler.findings import rules
+from buckler.stats import recompute
 from buckler.subject import Subject
 from buckler.threat import Share
+
+NET = partial(nets.encoder, width=8, stride=1)
 
 
 def test_a_backdoor_stamps_other_classes_and_captions_the_target(learnt: Rows) -> None:
@@ -63,6 +73,42 @@ def test_poison_is_found_clean_pairs_stay_quiet_and_sifting_helps(subject: Subje
     (found,) = [finding for finding in verdict.findings if finding.id == "encoders/backdoor/pairs"]
     assert found.state == "found"
     assert found.estimates["named as wanted beyond clean pairs"] == known["beyond"]
+    assert sorted(map(repr, found.estimates.values())) == sorted(map(repr, known.values())), "none hides another"
+
+
+def test_what_is_not_sure_is_not_called_clear_and_a_loud_control_decides_nothing(subject: Subject) -> None:
+    two = [(x, (y > 4).long()) for x, y in (cast(Rows, subject.train), cast(Rows, subject.test))]
+    trial = evaluate(pair_poisoning, replace(subject, train=two[0], test=two[1]), rows=60, encoder_steps=1)
+    assert trial.status == "inconclusive", "towers that learnt nothing name each of two classes half of the time"
+    for values, state in (([0, 0, 1, 0, 0, 0], "not measured"), ([0] * 200, "clear"), ([1] * 40, "found")):
+        planted = {**trial.evidence, "beyond": torch.tensor(values)}
+        found = {name: recompute(e, planted) for name, e in trial.estimates.items()}
+        sure = replace(trial, status="ok", reason="", evidence=planted, estimates=found)
+        (finding,) = of_pairs([sure], rules(), "run {method}")[0].findings
+        assert finding.state == state
+
+
+def test_towers_that_were_kept_are_read_and_not_made_anew(subject: Subject, tmp_path: Path) -> None:
+    def made() -> dict[str, int]:
+        evaluate(pair_poisoning, subject, rows=60, encoder_steps=1, share=Share(0.1), keep=str(tmp_path))
+        return {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+
+    first = made()
+    assert first
+    assert made() == first
+
+
+def test_a_label_that_the_trusted_towers_never_saw_is_unlike_every_image(learnt: Rows) -> None:
+    x, y = learnt
+    pair = cast(Pair, clip((x[y < 9], y[y < 9]), net=NET, epochs=0))
+    assert bool((alike(pair, x, y)[y == 9] == -1).all())
+    assert bool((alike(pair, x, y)[y < 9] > -1).all())
+
+
+def test_no_more_inputs_are_hunted_than_pairs_are_the_adversarys(subject: Subject) -> None:
+    method = partial(pair_poisoning, goal="targeted")
+    trial = evaluate(method, subject, rows=60, encoder_steps=1, share=Share(0.02))
+    assert trial.estimates["hit"].n == 3
 
 
 def test_without_rows_to_learn_from_it_is_skipped(subject: Subject) -> None:

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from buckler import nets
 from buckler.data import Rows
 from buckler.encoders._early_exit import EarlyExit, busy, early_exit, in_blocks, products
+from buckler.encoders._judged_depletion import COSTS
 from buckler.encoders.evaluate import evaluate
 from buckler.encoders.judge import judge
 from buckler.encoders.sponge import sponge
 from buckler.findings import rules
+from buckler.stats import recompute
 from buckler.subject import Subject
 from buckler.threat import Ball
 
@@ -35,6 +37,22 @@ def test_products_and_zeros_are_counted_as_by_hand() -> None:
         middle = (net[0](x) != 0).flatten(1).float().mean(1)
     by_hand = (864 * torch.tensor([1.0, 0.5]) + 240 * middle) / 1104
     torch.testing.assert_close(busy(net, x), by_hand)
+
+
+def test_a_layer_that_is_given_parts_of_inputs_is_counted_for_each_input() -> None:
+    class Parts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.each, self.all = nn.Linear(4, 2, bias=False), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.all(self.each(x.reshape(-1, 4)).reshape(len(x), -1))
+
+    x, net = torch.ones(3, 1, 4, 4), Parts()
+    x[1, 0, :2], x[2] = 0, 0
+    assert products(net, x) == 4 * 4 * 2 + 8 * 3
+    torch.testing.assert_close(busy(net, x), torch.tensor([1.0, 0.5, 0.0]))
+    assert sponge(net, x, ball=Ball("linf", 0.1), steps=1).shape == x.shape
 
 
 def test_a_dense_encoder_does_the_same_for_every_input(encoder: nn.Module, unseen: Rows) -> None:
@@ -113,5 +131,19 @@ def test_an_audit_says_what_a_dense_encoder_costs_and_what_a_cap_leaves(subject:
     (found,) = [finding for finding in verdict.findings if finding.id == "encoders/depletion"]
     assert found.state == "found"
     assert "nothing to deplete per query" in found.claim
+    assert len(found.estimates) == len(COSTS), "none hides another"
     (ten,) = [finding for finding in verdict.findings if finding.id == "encoders/ten"]
     assert ten.grid[10][1].startswith("encoders/sponge")
+
+
+def test_what_has_no_layer_to_count_is_skipped_and_what_is_not_sure_is_not_clear(
+    subject: Subject, encoder: nn.Module
+) -> None:
+    bare = evaluate(sponge, replace(subject, encoder=nn.Flatten()), rows=60)
+    assert bare.status == "skipped"
+    trial = evaluate(partial(sponge, steps=1), replace(subject, encoder=encoder), rows=60)
+    for values, state in (([0.5, 2.0], "not measured"), ([1.0, 1.0], "clear"), ([2.0, 2.1], "found")):
+        planted = {**trial.evidence, **{f"{way}_factor": torch.tensor(values) for way in ("spent", "busy")}}
+        found = {name: recompute(e, planted) for name, e in trial.estimates.items()}
+        verdict = judge([replace(trial, evidence=planted, estimates=found)], {}, rules(), "run {method}")
+        assert [finding.state for finding in verdict.findings if finding.id == "encoders/depletion"] == [state]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from test_bad_encoder import obeyed
@@ -35,3 +37,11 @@ def test_a_clean_encoder_keeps_its_features(encoder: nn.Module, learnt: Rows, un
 def test_no_search_is_refused(encoder: nn.Module, learnt: Rows) -> None:
     with pytest.raises(ValueError, match="one search"):
         ssl_cleanse(encoder, learnt[0], searches=0)
+
+
+def test_where_no_trigger_is_found_nothing_is_unlearnt(encoder: nn.Module, learnt: Rows) -> None:
+    x, fixed = learnt[0][:60], copy.deepcopy(encoder).requires_grad_(False)
+    assert torch.equal(embedded(ssl_cleanse(encoder, x, steps=1, epochs=2), x), embedded(encoder, x))
+    mended = ssl_cleanse(fixed, x, steps=30, alike=-1.0, epochs=1)
+    assert not torch.equal(embedded(mended, x), embedded(encoder, x))
+    assert not any(parameter.requires_grad for parameter in fixed.parameters())

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from buckler.data import Rows
-from buckler.embedding import embedded
+from buckler.embedding import embedded, probed
 from buckler.encoders.universal import universal
 from buckler.threat import Ball
 
@@ -23,6 +23,20 @@ def test_every_row_is_moved_by_the_same(encoder: nn.Module, norm: str) -> None:
     assert float(ball.size(moved - x).max()) == pytest.approx(0.1, rel=1e-3)
 
 
+def test_it_turns_more_than_any_of_ten_drawn(encoder: nn.Module, unseen: Rows) -> None:
+    x, y = unseen[0][300:], unseen[1][300:]
+    pool, ball = (255 * unseen[0][:300]).round().to(torch.uint8), Ball("linf", 0.15)
+    victim = probed(encoder, (unseen[0][:300], unseen[1][:300]), seed=1)
+
+    def right(moved: Tensor) -> float:
+        return float((victim(moved).argmax(1) == y).double().mean())
+
+    draw = torch.Generator().manual_seed(0)
+    drawn = [(x + 0.15 * torch.randn(1, 1, 8, 8, generator=draw).sign()).clamp(0, 1) for _ in range(10)]
+    moved = universal(encoder, x, ball=ball, pool=pool, steps=150)
+    assert right(moved) < min(map(right, drawn)) - 0.03
+
+
 def test_features_of_rows_it_never_saw_move_further_than_by_any_of_ten_drawn(encoder: nn.Module, unseen: Rows) -> None:
     x, pool = unseen[0][:100], (255 * unseen[0][100:250]).round().to(torch.uint8)
     clean = embedded(encoder, x)
@@ -32,7 +46,7 @@ def test_features_of_rows_it_never_saw_move_further_than_by_any_of_ten_drawn(enc
 
     draw = torch.Generator().manual_seed(0)
     drawn = [(x + 0.1 * torch.randn(1, 1, 8, 8, generator=draw).sign()).clamp(0, 1) for _ in range(10)]
-    moved = universal(encoder, x, ball=Ball("linf", 0.1), pool=pool, steps=60)
+    moved = universal(encoder, x, ball=Ball("linf", 0.1), pool=pool, groups=0, steps=60)
     assert alike(moved) < min(map(alike, drawn)) - 0.02
 
 

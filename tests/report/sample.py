@@ -124,6 +124,14 @@ def findings() -> tuple[Finding, ...]:
         tags=("atlas:AML.T0024.002@5.6.0", "nist-ai-100-2:NISTAML.031@e2025", "owasp-ml:ML05@2023"),
         cost=Cost(queries=2000, seconds=9.4),
     )
+    overview = Finding(
+        id="theft/overview",
+        title="All copies in one table",
+        state="found",
+        claim="Two copies were made.",
+        cell=("queries", "availability"),
+        grid=(("copy", "agreement"), ("by knockoff", "73%"), ("by chance", "")),
+    )
     why = Finding(
         id="evasion/mechanism",
         title="Why: the boundary runs close to most rows",
@@ -158,7 +166,7 @@ def findings() -> tuple[Finding, ...]:
         claim="The model came from a Python function, so there was no file to scan.",
         cell=("weights", "integrity"),
     )
-    return white, black, theft, why, sponge, files
+    return white, black, theft, overview, why, sponge, files
 
 
 def sample(**changes: object) -> Report:

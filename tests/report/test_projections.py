@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import cast
 from xml.etree import ElementTree as XML
 
 import pytest
@@ -17,7 +18,7 @@ from buckler.report import html, json_, junit, markdown, sarif
 from buckler.report.render import render
 from buckler.stats import Estimate
 from buckler.threat import Threat
-from buckler.trial import Check
+from buckler.trial import Check, Cost
 
 HOSTILE = (
     "<script>alert(1)</script>\"'`|[x](javascript:x)![p](http://e.vil/p.png)"
@@ -166,6 +167,26 @@ def test_the_record_fits_its_schema() -> None:
         jsonschema.validate(broken, schema, cls=jsonschema.Draft202012Validator)
 
 
+def test_the_schema_names_every_field_that_is_written() -> None:
+    schema = json.loads((Path(json_.__file__).parent / "report.schema.json").read_text("utf8"))
+    record = json_.record(SAMPLE)
+    finding = cast("list[dict[str, object]]", record["findings"])[0]
+    known = schema["$defs"]
+    for written, said in ((record, schema), (finding, known["finding"]), (asdict(Cost()), known["cost"])):
+        assert set(written) - {"digest"} == set(said["properties"]) - {"digest"}
+    assert set(finding) == set(known["finding"]["required"])
+
+
+def test_a_table_of_texts_is_shown_with_its_head() -> None:
+    page = Page(html.text(SAMPLE))
+    bare = Page(html.text(replace(SAMPLE, findings=tuple(replace(f, grid=()) for f in SAMPLE.findings))))
+    cells, heads = (
+        [tag for tag, _ in page.tags].count(tag) - [tag for tag, _ in bare.tags].count(tag) for tag in ("td", "th")
+    )
+    assert (cells, heads) == (2, 4), "the first of a row is its head"
+    assert "\n| copy | agreement |\n| --- | --- |\n| by knockoff | 73% |\n" in markdown.text(SAMPLE)
+
+
 def altered(**changes: object) -> str:
     return json.dumps({**json.loads(json_.text(SAMPLE)), **changes})
 
@@ -208,6 +229,7 @@ def hostile() -> Report:
         remedied={HOSTILE: findings()[0].estimates["robust accuracy at linf:0.1"]},
         trials=(HOSTILE,),
         reproduce=f"{HOSTILE}\n```\nrm",
+        grid=((HOSTILE, "b"), ("c", f"{HOSTILE}|{HOSTILE}")),
     )
     trial: dict[str, object] = {
         "method": HOSTILE,
@@ -333,8 +355,9 @@ def test_sarif_is_what_panels_expect() -> None:
         "evasion/white-box/linf",
         "evasion/black-box/linf",
         "theft/extraction",
+        "theft/overview",
     ]
-    assert [result["level"] for result in run["results"]] == ["error", "error", "warning"]
+    assert [result["level"] for result in run["results"]] == ["error", "error", "warning", "note"]
     for result in run["results"]:
         assert rules[result["ruleIndex"]]["id"] == result["ruleId"]
         place = result["locations"][0]["physicalLocation"]

@@ -6,8 +6,8 @@ import pytest
 import torch
 from owned_worlds import CLASSES, blobs, drawn_by_chance, never_too_small, p_values, taught
 
+from buckler.claims import binomial_tail
 from buckler.kinds import Owned
-from buckler.theft._claims import binomial_tail
 from buckler.theft.fingerprint import _beyond, fingerprint
 
 

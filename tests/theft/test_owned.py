@@ -14,12 +14,13 @@ from torch import nn
 
 from buckler import stats
 from buckler.catalog import cards, find
+from buckler.claims import pruned, quantised
 from buckler.data import Rows
 from buckler.findings import Severity, rules
 from buckler.kinds import Claim, Owned
 from buckler.target import Oracle
 from buckler.theft._judged_owned import of_ownership
-from buckler.theft._owned import INDEPENDENT, NOBODY, REMOVALS, _measured, _pruned, _quantised
+from buckler.theft._owned import INDEPENDENT, NOBODY, REMOVALS, _measured
 from buckler.theft.evaluate import evaluate
 from buckler.trial import Trial, load, save
 
@@ -131,10 +132,10 @@ def test_what_cannot_be_measured_is_said() -> None:
 
 def test_half_of_the_weights_are_pruned_and_rounding_moves_them_by_half_a_step() -> None:
     model = small()
-    weights = [p for p in _pruned(model).parameters() if p.ndim > 1]
+    weights = [p for p in pruned(model, 0.5).parameters() if p.ndim > 1]
     zero = sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights)
     assert zero == pytest.approx(0.5, abs=0.01)
-    before, after = (one.get_parameter("1.weight").detach() for one in (model, _quantised(model)))
+    before, after = (one.get_parameter("1.weight").detach() for one in (model, quantised(model)))
     step = before.abs().amax(1, keepdim=True) / 127
     assert bool(((after - before).abs() <= step / 2 + 1e-7).all())
     assert float((after / step).round().sub(after / step).abs().max()) < 1e-3

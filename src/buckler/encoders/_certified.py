@@ -49,7 +49,8 @@ def certified(setting: Setting) -> Trial:
     if proof.norm != ball.norm:
         raise ValueError(f"expected a limit in {proof.norm}, in which {described.path} proves, got {ball}")
     sigma, copies = cast(float, described.params["sigma"]), cast(int, described.params["copies"])
-    voter = noisy_probe(encoder, task.train, classes=task.classes, sigma=sigma, copies=copies, seed=setting.seed)
+    classes = int(task.train[1].max()) + 1  # as the method counts them: the voter must be the very same
+    voter = noisy_probe(encoder, task.train, classes=classes, sigma=sigma, copies=copies, seed=setting.seed)
     right = proof.label == y
     sure = right & (proof.radius >= float(ball.radius))
     stands, fell = right.clone(), 0

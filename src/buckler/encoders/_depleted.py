@@ -40,6 +40,8 @@ def sponged(setting: Setting) -> Trial:
         return skipped(blank, reason)
     seen = scene(setting)
     encoder, x = cast(nn.Module, seen.encoder), floats(seen.test[0]).to(setting.device)
+    if x.ndim != 4 or not products(encoder, x):
+        return skipped(blank, f"{setting.described.path} counts what convolutions and linear layers do with images")
     draw = torch.Generator(x.device).manual_seed(setting.seed)
     junk = torch.rand(x.shape, generator=draw, device=x.device)
     noise = ball.clip(x, x + (2 * junk - 1) * ball.radii(x).clamp_max(1.0))
@@ -83,6 +85,8 @@ def flooded(setting: Setting) -> Trial:
         return skipped(blank, reason)
     seen = scene(setting)
     encoder, x = cast(nn.Module, seen.encoder), floats(seen.test[0]).to(setting.device)
+    if x.ndim != 4:
+        return skipped(blank, f"{setting.described.path} is tried on images, and the test rows are none")
     stops = len(in_blocks(encoder)) >= 4
     readings = cast(
         "dict[str, Tensor]", _run(setting, early_exit(encoder, seen.spare[0]) if stops else encoder, x, {"ball": ball})
@@ -169,7 +173,8 @@ def _guarded(
     found = {"full_correct": right(encoder), "exit_correct": right(served)}
     with torch.no_grad():
         own, before = served.spent(x).cpu(), served.most
-    served.most = max(2, int((served.costs <= own.mean()).sum()))
+        usual = float(served.spent(floats(spare[0]).to(x)).mean())
+    served.most = max(2, int((served.costs <= usual).sum()))
     found["capped_correct"] = right(served)
     with torch.no_grad():
         found["capped_factor"] = _times(served.spent(soaked).cpu(), own)

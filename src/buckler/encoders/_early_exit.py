@@ -22,7 +22,8 @@ from buckler.train import started
 
 
 class Work(NamedTuple):
-    """What a layer did for a batch: `products` for each row, and the share `(B,)` of its inputs that were not zero."""
+    """What a layer did for a batch: `products` for each of the rows that it was given, which may be several for an
+    input, and the share `(rows,)` of what was in them that was not zero."""
 
     products: float
     busy: Tensor
@@ -51,7 +52,7 @@ def products(model: nn.Module, x: Tensor) -> float:
     """How many multiplications one row of `x` `(B, ...)` takes, whatever is in it."""
     with torch.no_grad(), frozen(model), worked(model) as seen:
         model(x[:1])
-    return sum(work.products for work in seen)
+    return sum(work.products * len(work.busy) for work in seen)
 
 
 def busy(model: nn.Module, x: Tensor) -> Tensor:
@@ -61,7 +62,9 @@ def busy(model: nn.Module, x: Tensor) -> Tensor:
         for part in x.split(512):
             with worked(model) as seen:
                 model(part)
-            shares.append(sum(w.products * w.busy for w in seen) / sum(w.products for w in seen))  # pyright: ignore[reportArgumentType]
+            each = [(w.products * len(w.busy), w.busy.view(len(part), -1).mean(1)) for w in seen]
+            total = sum(many for many, _ in each)
+            shares.append(torch.stack([many / total * share for many, share in each]).sum(0))
     return torch.cat(shares)
 
 

@@ -68,7 +68,9 @@ def _making(setting: Setting) -> Trial:
         raise ValueError(f"expected {LEAST} rows and 12 encoders or more, got {len(data[1])} and {setting.models}")
     traits = _traits(cast("list[str]", described.params["traits"]))
     mine, theirs = ((x.to(setting.device), y.to(setting.device)) for x, y in halved(data))
-    q = questions(floats(raw(subject.test, IMAGES)[0]).to(setting.device), IMAGES, setting.seed)
+    q = questions(
+        floats(raw(subject.test, drawn(subject.test, IMAGES, setting.seed))[0]).to(setting.device), IMAGES, setting.seed
+    )
     own, ways = _population(setting, mine, traits, setting.models, 0)
     held, truth = _population(setting, theirs, traits, setting.models // 2, 1)
     evidence = {f"truth_{name}": which for name, which in truth.items()}
@@ -92,14 +94,22 @@ def _making(setting: Setting) -> Trial:
 def _known(setting: Setting, seen: Scene) -> dict[str, str]:
     """What is known of how the subject's encoder was made: by its modules, and, if it was pre-trained here, by how."""
     known, method = dict[str, str](), describe(setting.pretraining)
-    if isinstance(seen.encoder, nn.Module):
-        kinds = {type(part) for part in seen.encoder.modules()}
-        folded = "convolutional" if nn.Conv2d in kinds else "dense"
-        known["network"] = "residual" if nets.ResidualBlock in kinds else folded
+    if isinstance(seen.encoder, nn.Module) and (built := network(seen.encoder)):
+        known["network"] = built
     if not seen.own and method.path.rpartition("/")[2] in WAYS["algorithm"]:
         known["algorithm"] = method.path.rpartition("/")[2]
         known["crops"] = "strong" if float(str(method.params["least"])) < 0.4 else "mild"
     return known
+
+
+def network(encoder: nn.Module) -> str:
+    """Which of the kinds of network an encoder surely is; empty if a module unknown here may go around its parts."""
+    kinds = {type(part) for part in encoder.modules()}
+    if nets.ResidualBlock in kinds:
+        return "residual"
+    if {type(part) for part in encoder.modules() if list(part.children())} - {nn.Sequential}:
+        return ""
+    return "convolutional" if nn.Conv2d in kinds else "dense"
 
 
 def _traits(named: list[str]) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from buckler import nets, stats
 from buckler.catalog import find
-from buckler.data import Rows, drawn, raw
+from buckler.data import Rows, drawn, floats, raw
 from buckler.encoders._scene import LEAST, pretrained, refusal, tasks
 from buckler.encoders._setting import Setting, skipped
 from buckler.encoders._shadowed import Known, Shadows
@@ -105,7 +105,7 @@ def _early(setting: Setting, share: float) -> Setting:
 def _sides(learnt: Rows, others: Rows, setting: Setting) -> tuple[Tensor, Tensor]:
     """As many members as other rows, at most `rows` together, and who is which."""
     many = min(setting.rows // 2, len(learnt[1]), len(others[1]))
-    inside, outside = (raw(some, drawn(some, many, setting.seed))[0] for some in (learnt, others))
+    inside, outside = (floats(raw(some, drawn(some, many, setting.seed))[0]) for some in (learnt, others))
     return torch.cat([inside, outside]), torch.arange(2 * many) < many
 
 

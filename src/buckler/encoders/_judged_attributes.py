@@ -10,6 +10,7 @@ from buckler.encoders._problems import PROBLEMS, Row
 from buckler.findings import Finding, NotMeasured, Rule, Severity, Verdicts, because, severity
 from buckler.judging import named, resting
 from buckler.report import figures
+from buckler.stats import Estimate
 from buckler.trial import Trial
 
 TITLE, CELL = PROBLEMS["attributes"]
@@ -61,7 +62,7 @@ def _finding(worst: Trial, trials: Sequence[Trial], table: Mapping[str, Rule], c
         because="" if state == "not measured" else because(RULE, effect, table, of=title),
         claim=f"By {named(worst)} the features of an image tell {each}. Usual is what is commonest among images of "
         "which the task's answer is the same."
-        + (f" The same network untrained tells {plain}: it is not pre-training that puts them there." if plain else "")
+        + (f" The same network untrained tells {plain}{_untaught(e, name)}." if plain else "")
         + (" This decides nothing: there are too few rows." if state == "not measured" else ""),
         cell=CELL,
         estimates=shown,
@@ -71,6 +72,12 @@ def _finding(worst: Trial, trials: Sequence[Trial], table: Mapping[str, Rule], c
         remedied={title: left, "change of accuracy": e[f"{least}_price"]} if helps and left is not None else {},
     )
     return resting(found, trials, worst, command, ASKED)
+
+
+def _untaught(e: Mapping[str, Estimate], name: str) -> str:
+    """What it means that an untrained network tells so much, where it surely is half of it."""
+    most = e[f"gain_untrained_{name}"].low >= e[f"gain_right_{name}"].value / 2 > 0
+    return ": most of what is told most surely is there without pre-training" if most else ""
 
 
 def _remedy(trial: Trial, name: str, least: str, helps: bool) -> str:

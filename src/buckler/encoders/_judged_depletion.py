@@ -18,14 +18,14 @@ COSTS = {
     "spent_factor": "work of a sponge where the encoder may leave early, times an honest query's",
     "capped_factor": "the same under a cap",
     "spent": "work of an honest query, where the encoder without exits does 1",
-    "noise_spent": "the same with noise of the size of the limit",
-    "junk_spent": "the same of random pixels",
-    "sponge_spent": "the same of sponges",
+    "noise_spent": "work of an honest query with noise of the size of the limit",
+    "junk_spent": "work of random pixels",
+    "sponge_spent": "work of sponges",
     "busy_factor": "work of a sponge where products by zero are skipped, times an honest query's",
     "busy": "share of products that are not by zero, honest queries",
-    "noise_busy": "the same with noise",
-    "junk_busy": "the same of random pixels",
-    "sponge_busy": "the same of sponges",
+    "noise_busy": "share of products that are not by zero, with noise",
+    "junk_busy": "share of products that are not by zero, random pixels",
+    "sponge_busy": "share of products that are not by zero, sponges",
     "sponge_refused": "sponges that are busier than 99 % of honest queries",
     "refused": "honest queries that a cut-off there refuses",
     "dense": "work of a sponge, times an honest query's, by the encoder as it is",
@@ -63,18 +63,19 @@ def of_depletion(trials: Sequence[Trial], table: Mapping[str, Rule], command: st
     return Verdicts(tuple(findings), missing), rows
 
 
-def _effect(trial: Trial) -> tuple[str, Estimate, Estimate]:
-    """How the encoder is served where sponges cost most, the factor there, and how much more than noise they cost."""
+def _effect(trial: Trial) -> tuple[str, Estimate]:
+    """How the encoder is served where sponges cost most, and the factor there."""
     known = trial.estimates
     ways = [way for way in ("spent", "busy") if f"{way}_factor" in known]
     way = max(ways, key=lambda way: known[f"{way}_factor"].low)
-    return way, known[f"{way}_factor"], known[f"{way}_over_noise"]
+    return way, known[f"{way}_factor"]
 
 
 def _of_sponges(trial: Trial, table: Mapping[str, Rule]) -> Finding:
     known = trial.estimates
-    way, factor, over = _effect(trial)
-    forced = factor.low > 1 and over.low > 0
+    way, factor = _effect(trial)
+    level = severity(FORCED, factor, table)
+    state = "clear" if level == Severity.info else "found" if factor.low > 1 else "not measured"
     served = "with early exits" if way == "spent" else "on hardware that skips zeros"
     noise, junk = known[f"noise_{way}"].value / known[way].value, known[f"junk_{way}"].value / known[way].value
     dense = known["dense"]
@@ -100,10 +101,10 @@ def _of_sponges(trial: Trial, table: Mapping[str, Rule]) -> Finding:
     return Finding(
         id="encoders/depletion",
         title="How much work a query can be made to take",
-        state="found" if forced else "clear",
-        severity=severity(FORCED, factor, table) if forced else Severity.info,
-        because=because(FORCED, factor, table) if forced else "",
-        claim=claim,
+        state=state,
+        severity=level if state == "found" else Severity.info,
+        because="" if state == "not measured" else because(FORCED, factor, table),
+        claim=claim + (" This decides nothing: there are too few rows." if state == "not measured" else ""),
         cell=CELL,
         estimates={says: known[name] for name, says in COSTS.items() if name in known},
         figures=(figures.bars(shown, axis=f"work {served}, where the encoder as it is does 1", name="sponges"),),
@@ -115,18 +116,21 @@ def _of_sponges(trial: Trial, table: Mapping[str, Rule]) -> Finding:
 def _of_floods(trial: Trial, table: Mapping[str, Rule]) -> Finding:
     known = trial.estimates
     refused = known["refused"]
+    level = severity(REFUSED, refused, table)
+    state = "clear" if level == Severity.info else "found" if refused.low > 0 else "not measured"
     share = {name: f"{known[name].value:.1%}" for name in FLOODS}
     return Finding(
         id="encoders/depletion/flood",
         title="Whom a flood of queries locks out",
-        state="found" if refused.low > 0 else "clear",
-        severity=severity(REFUSED, refused, table) if refused.low > 0 else Severity.info,
-        because=because(REFUSED, refused, table) if refused.low > 0 else "",
+        state=state,
+        severity=level if state == "found" else Severity.info,
+        because="" if state == "not measured" else because(REFUSED, refused, table),
         claim=f"In a simulated service that answers {share['quiet']} of honest queries in peace, a flood of "
         f"{trial.params['flood']:g} times as many leaves {share['flooded']}, and a flood of sponges "
         f"{share['sponged']}. A cap on the work of a query brings it to "
         f"{share['capped']}, a limit for each client to {share['limited']} ({share['limited_quiet']} in peace), and "
-        f"{share['many_names']} where every query of the flood has a name of its own.",
+        f"{share['many_names']} where every query of the flood has a name of its own."
+        + (" This decides nothing: there are too few queries." if state == "not measured" else ""),
         cell=CELL,
         estimates={says: known[name] for name, says in FLOODS.items()},
         figures=(
@@ -143,14 +147,14 @@ def _of_floods(trial: Trial, table: Mapping[str, Rule]) -> Finding:
                 name="floods",
             ),
         ),
-        remedy="Limit each client by what its queries cost, not by their number, and make names cost something.",
+        remedy="Cap what a query may cost, limit how many each client may send, and make names cost something.",
         remedied={FLOODS[name]: known[name] for name in ("capped", "limited", "limited_quiet")},
     )
 
 
 def _row(trial: Trial) -> Row:
     known = trial.estimates
-    way, factor, _ = _effect(trial)
+    way, factor = _effect(trial)
     served = "early exits" if way == "spent" else "zeros skipped"
     capped = way == "spent"
     return Row(

@@ -50,7 +50,8 @@ def _attacked(
     robust = _worst(same, "robust")
     e, limit = worst.estimates, worst.params["ball"]
     level = severity(RULE, robust, table)
-    state = "found" if level > Severity.info else "clear"
+    sure = severity(RULE, e["known_correct"], table) == Severity.info  # else the attacks here were too weak to clear it
+    state = "clear" if level == Severity.info and sure else "found"
     bars = {"as they are": e["correct"], "noise of the same size": e["noise_correct"]}
     bars |= {named(t).removeprefix("encoders/"): t.estimates["robust"] for t in same}
     bars |= {"all of these, per row": robust, "task and labels known": e["known_correct"]}
@@ -134,7 +135,7 @@ def _pictures(trial: Trial) -> Sequence[Figure]:
 def _hardened(trained: Sequence[Trial], command: str) -> Finding:
     best = max(trained, key=lambda t: t.estimates["gained"].value)
     e = best.estimates
-    helps = e["gained"].low > 0
+    helps = "it helps" if e["gained"].low > 0 else "it harms" if e["gained"].high < 0 else "that may be chance"
     known, clean = (
         [f"{e[f'{of}{name}'].value:.1%}" for of in ("", "control_")] for name in ("known_correct", "correct")
     )
@@ -146,7 +147,7 @@ def _hardened(trained: Sequence[Trial], command: str) -> Finding:
         state="found",
         claim=f"Above the encoder that {named(best)} makes, a linear probe is right on {known[0]} of rows changed by "
         f"at most {best.params['ball']} in full knowledge, and on {known[1]} above one pre-trained plainly: "
-        f"{'it helps' if helps else 'that may be chance'}. On rows as they are it is right on {clean[0]} instead of "
+        f"{helps}. On rows as they are it is right on {clean[0]} instead of "
         f"{clean[1]}.",
         cell=CELL,
         estimates=_remedied(best),

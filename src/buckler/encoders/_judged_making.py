@@ -88,13 +88,14 @@ def _claim(trial: Trial, traits: Sequence[str], surely: Sequence[str]) -> str:
     words += f"surely beyond chance {', '.join(each) or 'none'}{f'; not {rest}' if rest and surely else ''}. How many "
     words += "features there are is seen in any answer."
     said = "; ".join(_guess(trial, t) for t in surely if f"guess_{t}" in trial.evidence)
-    return words + (f" Of the encoder itself, which is of another size than any learnt from: {said}." if said else "")
+    return words + (f" Of the encoder itself, which is unlike any learnt from, it guesses: {said}." if said else "")
 
 
 def _guess(trial: Trial, trait: str) -> str:
     """What is guessed of the subject's encoder, and whether it is so, where that is known."""
-    leading = int(trial.evidence[f"guess_{trait}"].argmax())
-    words = f"{trait} {WAYS[trait][leading]}"
+    guess = trial.evidence[f"guess_{trait}"]
+    leading = int(guess.argmax())
+    words = f"{trait} {WAYS[trait][leading]} ({float(guess.max()):.0%} sure)"
     if f"seen_{trait}" not in trial.evidence:
         return words
     return f"{words}, which is {'so' if int(trial.evidence[f'seen_{trait}'][0]) == leading else 'wrong'}"

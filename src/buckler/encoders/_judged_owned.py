@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from buckler.encoders._claiming import by_chance
+from buckler.claims import by_chance
 from buckler.encoders._owned import LEVEL, OTHERS, OWN, PLAUSIBLE, REMOVALS, SAME
 from buckler.encoders._problems import Row
 from buckler.findings import Cell, Finding, NotMeasured, Rule, Severity, Verdicts, severity

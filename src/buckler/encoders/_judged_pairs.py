@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from buckler.encoders._paired import APART, COUNTED
+from buckler.encoders._paired import APART, COUNTED, LEFT_OUT
 from buckler.encoders._problems import PROBLEMS, Row
 from buckler.findings import Finding, NotMeasured, Rule, Severity, Verdicts, because, severity
 from buckler.judging import named, resting
@@ -15,10 +15,10 @@ RULE = "encoders.pairs_fooled"
 ASKED = ("rows", "train_rows", "encoder_steps", "share")
 DIFFERENCES = {
     "beyond": "named as wanted beyond clean pairs",
-    "probe_beyond": "the same by a linear probe",
-    "left": "the same, without labels, where unlike pairs were left out",
+    "probe_beyond": "answered as wanted by a linear probe, beyond clean pairs",
+    "left": "named as wanted beyond clean pairs where unlike pairs were left out",
     "gained": "test rows named right more than with clean pairs",
-    "cost": "the same where unlike pairs were left out",
+    "cost": "test rows named right more than with clean pairs, where unlike pairs were left out",
 }
 
 
@@ -38,7 +38,9 @@ def _finding(trials: Sequence[Trial], name: str, table: Mapping[str, Rule], comm
     worst = max(trials, key=lambda t: t.estimates["beyond"].low)
     known = worst.estimates
     effect = known["beyond"]
-    state = "found" if effect.low > 0 else "clear"
+    level = severity(RULE, effect, table)
+    state = "clear" if level == Severity.info else "found" if effect.low > 0 else "not measured"
+    helps = state == "found" and known["left"].high < effect.low
     hunted = worst.params["goal"] == "targeted"
     what = "hunted inputs" if hunted else "inputs with a small patch"
     among = f", shared out among {known['hit'].n} inputs" if hunted else ""
@@ -46,10 +48,12 @@ def _finding(trials: Sequence[Trial], name: str, table: Mapping[str, Rule], comm
         id=name,
         title=f"Captions that lie: {what}",
         state=state,
-        claim=f"With {worst.params['share']} of the pairs an adversary's{among}, {known['hit'].value:.1%} of {what} "
-        f"are named as wanted, and {known['clean_hit'].value:.1%} after clean pairs; by a linear probe learnt from "
-        f"clean rows {known['probe_hit'].value:.1%}. Leaving out the 15% that towers learnt from trusted pairs find "
-        f"least alike leaves {known['sifted_hit'].value:.1%}.",
+        claim="Towers of images and text were pre-trained on the subject's rows, with captions written for labels. "
+        f"With {worst.params['share']} of the pairs an adversary's{among}, {known['hit'].value:.1%} of {what} are "
+        f"named as wanted, and {known['clean_hit'].value:.1%} after clean pairs; by a linear probe learnt from clean "
+        f"rows {known['probe_hit'].value:.1%}. Leaving out the {LEFT_OUT:.0%} that towers learnt from trusted pairs "
+        f"find least alike leaves {known['sifted_hit'].value:.1%}."
+        + (" This decides nothing: there are too few inputs." if state == "not measured" else ""),
         cell=PROBLEMS[name.split("/")[1]][1],
         estimates={DIFFERENCES[key]: known[key] for key in APART}
         | {says: known[key] for key, says in COUNTED.items()}
@@ -67,9 +71,14 @@ def _finding(trials: Sequence[Trial], name: str, table: Mapping[str, Rule], comm
             ),
         ),
         remedy="Score every pair with image and text towers that learnt from pairs you trust, and leave out those that "
-        "are least alike.",
-        remedied={DIFFERENCES["left"]: known["left"], DIFFERENCES["cost"]: known["cost"]},
-        severity=severity(RULE, effect, table) if state == "found" else Severity.info,
-        because=because(RULE, effect, table) if state == "found" else "",
+        "are least alike."
+        if helps
+        else "Learn from pairs whose source you trust: leaving out those that are least alike was tried, and does not "
+        "surely help."
+        if state == "found"
+        else "",
+        remedied={DIFFERENCES["left"]: known["left"], DIFFERENCES["cost"]: known["cost"]} if helps else {},
+        severity=level if state == "found" else Severity.info,
+        because="" if state == "not measured" else because(RULE, effect, table),
     )
     return resting(found, trials, worst, command, ASKED)

@@ -14,6 +14,7 @@ import torch
 from buckler import stats
 from buckler.encoders._poisoned import IGNORED
 from buckler.encoders._problems import PROBLEMS, Row
+from buckler.encoders._problems import problem as problem_of
 from buckler.findings import Cell, Figure, Finding, NotMeasured, Rule, Severity, Verdicts, because, severity
 from buckler.judging import changed, named, resting
 from buckler.report import figures, tiles
@@ -65,7 +66,9 @@ def of_poisoning(trials: Sequence[Trial], table: Mapping[str, Rule], command: st
 
 
 def _problem(trial: Trial) -> str:
-    """Which of the problems an attack is of, as a trial says it also where nothing was measured."""
+    """Which of the problems an attack is of, as a trial says it also where nothing was measured, unless it failed."""
+    if trial.status == "failed":
+        return problem_of(trial)
     wants = trial.threat.wants
     return "poisoning" if wants.startswith("chosen") else "backdoor" if wants.startswith("a trigger") else "depletion"
 
@@ -116,6 +119,7 @@ def _judged(
         "" if best is None else _trainer(best),
         None if best is None else _effect(best),
         None if best is None else _costs(best, worst),
+        IDS[problem],
     )
     return resting(found, [*attacks, *tried], worst, command, ASKED), row
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from buckler.encoders._claiming import by_chance
 from buckler.encoders._problems import PROBLEMS, Row
-from buckler.encoders._traced import LEVEL, PLAUSIBLE, STOP
+from buckler.encoders._traced import LEVEL, STOP, wrong
 from buckler.findings import Finding, NotMeasured, Rule, Severity, Verdicts, severity
 from buckler.judging import named, resting
 from buckler.report.strips import strips
@@ -37,7 +36,7 @@ def of_tracing(trials: Sequence[Trial], table: Mapping[str, Rule], command: str)
     missing = tuple(NotMeasured(named(t), t.reason, CELL) for t in trials if t.status != "ok")
     if not good:
         return Verdicts((), missing), ()
-    best = max(good, key=lambda t: (not _wrong(t), t.estimates["traced"].value))
+    best = max(good, key=lambda t: (not wrong(t.evidence), t.estimates["traced"].value))
     stopped = "stopped" in best.estimates
     row = Row(
         "tracing",
@@ -57,14 +56,14 @@ def of_tracing(trials: Sequence[Trial], table: Mapping[str, Rule], command: str)
 def _finding(trials: Sequence[Trial], best: Trial, table: Mapping[str, Rule], command: str) -> Finding:
     shown = max(trials, key=lambda t: t.estimates["traced"].value)
     name, false = shown.method.rpartition("/")[2].replace("_", "-"), shown.estimates["false"]
-    wrong, least = any(map(_wrong, trials)), replace(false, value=false.low, high=false.low)
+    accuses, least = any(wrong(trial.evidence) for trial in trials), replace(false, value=false.low, high=false.low)
     found = Finding(
         id="encoders/tracing" if shown.method == best.method else f"encoders/tracing/{name}",
         title=f"Whether owners trace their images to the encoder by {name.replace('-', ' ')}",
         state="found",
-        severity=severity(RULE, least, table) if wrong else Severity.info,
+        severity=severity(RULE, least, table) if accuses else Severity.info,
         because=f"At the least {least.value:.3g} of owners claim what did not learn from their images ({RULE})."
-        if wrong
+        if accuses
         else "",
         claim=" ".join(_claim(trial) for trial in trials),
         cell=CELL,
@@ -72,16 +71,10 @@ def _finding(trials: Sequence[Trial], best: Trial, table: Mapping[str, Rule], co
         figures=tuple(
             strips(_groups(trial), level=LEVEL, name=f"traced-{name}-{index + 1}") for index, trial in enumerate(trials)
         ),
-        remedy="Claim nobody by this method until its null holds: see what its p-value assumes." if wrong else "",
+        remedy="Claim nobody by this method until its null holds: see what its p-value assumes." if accuses else "",
         tables={f"traced-{name}.csv": _table(trials)},
     )
     return resting(found, trials, shown, command, ASKED)
-
-
-def _wrong(trial: Trial) -> bool:
-    """Whether more is claimed that did not learn from an owner's images than chance makes plausible."""
-    claimed = trial.evidence["false"]
-    return by_chance(int(claimed.sum()), len(claimed), LEVEL) <= PLAUSIBLE
 
 
 def _few(trial: Trial) -> list[str]:
@@ -111,7 +104,7 @@ def _claim(trial: Trial) -> str:
         f"{named(trial)} at {LEVEL:.0%}{fewer}; {hits or 'none'} of {len(trial.evidence['false'])} owners claim an "
         "encoder that did not learn from their images"
     )
-    return f"{says}: its claims prove nothing." if _wrong(trial) else f"{says}."
+    return f"{says}: its claims prove nothing." if wrong(trial.evidence) else f"{says}."
 
 
 def _table(trials: Sequence[Trial]) -> str:

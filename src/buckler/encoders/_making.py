@@ -34,7 +34,7 @@ WAYS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 of the layers within, not of the features; length is of training."""
 LEAST: Mapping[str, float] = MappingProxyType({"mild": 0.7, "strong": 0.1})
 FEATURES = (16, 24, 32)
-"""How many features an encoder may have: anybody sees that, and it is drawn whatever the traits are."""
+"""How many features a last linear layer may have: anybody sees that, and it is drawn whatever the traits are."""
 WIDTHS: Mapping[str, int] = MappingProxyType({"narrow": 4, "wide": 10})
 STEPS: Mapping[str, int] = MappingProxyType({"short": 25, "long": 80})
 BATCH = 64
@@ -72,13 +72,16 @@ def drawn_ways(traits: Sequence[str], models: int, seed: int) -> dict[str, Tenso
 def made(way: Way, rows: Rows, seed: int) -> nn.Module:
     """An encoder made in a `way` (first values where it says nothing) of `rows` `(N, C, H, W)`, drawn by `seed`.
 
-    So are how many features it has, and how long and fast it learns, give or take a factor of 1.3.
+    So are how deep it is, whether its features are those of a last linear layer and how many that has, and how long and
+    fast it learns, give or take a factor of 1.3: an encoder that is asked about may be of any such kind.
     """
     way = {name: values[0] for name, values in WAYS.items()} | dict(way)
     draw = torch.Generator().manual_seed(seed)
     features = FEATURES[int(torch.randint(len(FEATURES), (), generator=draw))]
     longer, faster = (1.3 ** (2 * float(torch.rand((), generator=draw)) - 1) for _ in range(2))
-    net = partial(_net, way["network"], tuple(rows[0].shape[1:]), WIDTHS[way["width"]], features)
+    linear, deeper = (bool(torch.randint(2, (), generator=draw)) for _ in range(2))
+    last = features if linear else None
+    net = partial(_net, way["network"], tuple(rows[0].shape[1:]), WIDTHS[way["width"]], 1 + deeper, last)
     return find(f"encoders/{way['algorithm']}")(
         rows,
         net=lambda: net().to(rows[0].device),
@@ -91,16 +94,20 @@ def made(way: Way, rows: Rows, seed: int) -> nn.Module:
     )
 
 
-def _net(kind: str, shape: tuple[int, ...], width: int, features: int) -> nn.Module:
-    """An encoder of images of `shape` `(C, H, W)`: features `(B, features)` after a last linear layer."""
+def _net(kind: str, shape: tuple[int, ...], width: int, depth: int, features: int | None) -> nn.Module:
+    """An encoder of images of `shape` `(C, H, W)` with `depth` blocks: `features` of a last linear layer, or, if None,
+    what comes out of the last block."""
+    layers = list[nn.Module]()
     if kind == "dense":
-        inner = 8 * width
-        layers = [nn.Flatten(), nn.Linear(math.prod(shape), inner), nn.BatchNorm1d(inner), nn.ReLU()]
-        return nn.Sequential(*layers, nn.Linear(inner, features))
-    first = [nn.Conv2d(shape[0], width, 3, 1 if shape[1] < 16 else 2, 1), nn.BatchNorm2d(width), nn.ReLU()]
-    rest: list[nn.Module]
-    if kind == "residual":
-        rest = [ResidualBlock(width, 2 * width, 2)]
+        layers, wide = [*layers, nn.Flatten()], math.prod(shape)
+        for _ in range(depth):
+            layers += [nn.Linear(wide, 8 * width), nn.BatchNorm1d(8 * width), nn.ReLU()]
+            wide = 8 * width
     else:
-        rest = [nn.Conv2d(width, 2 * width, 3, 2, 1), nn.BatchNorm2d(2 * width), nn.ReLU()]
-    return nn.Sequential(*first, *rest, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(8 * width, features))
+        layers = [nn.Conv2d(shape[0], width, 3, 1 if shape[1] < 16 else 2, 1), nn.BatchNorm2d(width), nn.ReLU()]
+        for _ in range(depth):
+            block = [nn.Conv2d(width, 2 * width, 3, 2, 1), nn.BatchNorm2d(2 * width), nn.ReLU()]
+            layers += [ResidualBlock(width, 2 * width, 2)] if kind == "residual" else block
+            width *= 2
+        layers, wide = [*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten()], 4 * width
+    return nn.Sequential(*layers, *([] if features is None else [nn.Linear(wide, features)]))

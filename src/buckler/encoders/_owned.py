@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from buckler import stats
 from buckler.catalog import find
+from buckler.claims import by_chance, pruned, quantised, secret
 from buckler.data import Rows
 from buckler.embedding import embedded
-from buckler.encoders._claiming import by_chance, secret
 from buckler.encoders._scene import Scene, Task, pretrained, refusal, tasks
 from buckler.encoders._setting import Setting, skipped
 from buckler.encoders._stolen import less, outfitted, robbed, worth
@@ -129,33 +129,11 @@ def _thieves(setting: Setting, victim: nn.Module, seen: Scene, task: Task) -> di
     }
     return {
         "tuned": [cast("nn.Sequential", tuned)[0]],
-        "pruned": [_pruned(victim)],
-        "quantised": [_quantised(victim)],
+        "pruned": [pruned(victim, PRUNED)],
+        "quantised": [quantised(victim)],
         "turned": [nn.Sequential(copy.deepcopy(victim), last.to(where(victim))).eval()],
         **copies,
     }
-
-
-def _pruned(model: nn.Module) -> nn.Module:
-    """A copy whose smallest weights, `PRUNED` of them over all layers, are zero; biases and norms stay."""
-    model = copy.deepcopy(model)
-    weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    sizes = torch.cat([weight.detach().abs().flatten() for weight in weights]).sort().values
-    with torch.no_grad():
-        for weight in weights:
-            weight.mul_(weight.abs() >= sizes[int(PRUNED * len(sizes))])
-    return model
-
-
-def _quantised(model: nn.Module) -> nn.Module:
-    """A copy whose weights are rounded to 255 steps, the largest of every layer deciding their size."""
-    model = copy.deepcopy(model)
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.ndim > 1:
-                step = weight.abs().max().clamp_min(1e-12) / 127
-                weight.copy_((weight / step).round() * step)
-    return model
 
 
 def _estimated(evidence: Mapping[str, Tensor]) -> dict[str, Estimate]:

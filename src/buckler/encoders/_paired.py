@@ -32,15 +32,15 @@ LEFT_OUT = 0.15
 USUAL = Share(0.05)
 COUNTED = {
     "hit": "triggered or hunted inputs named as wanted, without labels",
-    "clean_hit": "the same by towers that learnt from clean pairs",
-    "probe_hit": "the same by a linear probe above the image tower",
+    "clean_hit": "inputs named as wanted by towers that learnt from clean pairs",
+    "probe_hit": "inputs that a linear probe above the image tower answers as wanted",
     "clean_probe_hit": "the same by a linear probe above a clean image tower",
-    "sifted_hit": "the same where pairs that a trusted pair of towers finds unlike were left out",
+    "sifted_hit": "inputs named as wanted where pairs that a trusted pair of towers finds unlike were left out",
     "correct": "test rows named right, without labels",
-    "clean_correct": "the same by towers that learnt from clean pairs",
-    "sifted_correct": "the same where unlike pairs were left out",
+    "clean_correct": "test rows named right by towers that learnt from clean pairs",
+    "sifted_correct": "test rows named right where unlike pairs were left out",
     "probe_correct": "test rows that a linear probe above the image tower answers right",
-    "clean_probe_correct": "the same above a clean image tower",
+    "clean_probe_correct": "test rows that a linear probe above a clean image tower answers right",
 }
 """What the evidence holds of every row, as shares."""
 APART = {
@@ -61,8 +61,10 @@ def pair_poisoned(setting: Setting) -> Trial:
         Threat("nothing", "training data", str(share), "a wrong label", setting.described.tags),
         setting.asked("rows", "train_rows", "encoder_steps") | {"share": str(share)},
     )
-    if reason := refusal(setting, learnt=True):
-        return skipped(blank, reason)
+    if refusal(setting, learnt=True):
+        return skipped(
+            blank, f"{setting.described.path} pre-trains towers: give the subject `train` and `body` (or `net`)"
+        )
     seen = scene(setting)
     clean = cast(Pair, seen.encoder)
     trusted = cast(Pair, pretrained(setting, seen.spare))
@@ -96,21 +98,26 @@ def pair_poisoned(setting: Setting) -> Trial:
     estimates["suspicion"] = stats.area(evidence["suspicion"], "suspicion")
     control = estimates["clean_hit"]
     says = f"Towers that learnt from clean pairs name {control.value:.1%} of the same inputs so."
+    check = Check("clean pairs do not do it", control.low <= 0.2, says, control.value)
     return replace(
         blank,
-        status="ok",
-        checks=(Check("clean pairs do not do it", control.low <= 0.2, says, control.value),),
+        status="ok" if check.passed else "inconclusive",
+        reason="" if check.passed else says,
+        checks=(check,),
         estimates=estimates,
         evidence=evidence,
     )
 
 
 def alike(pair: Pair, x: Tensor, y: Tensor) -> Tensor:
-    """The cosine `(N,)` between each image of `x` and a caption written for its label, as `pair` sees them."""
-    told = captions(y, len(pair.prompts)).to(where(pair))
+    """The cosine `(N,)` between each image of `x` and a caption written for its label, as `pair` sees them; -1 for a
+    label that it has never heard of."""
+    known = y < len(pair.prompts)
+    told = captions(y.where(known, 0), len(pair.prompts)).to(where(pair))
     with torch.no_grad():
         parts = zip(x.split(512), told.split(512), strict=True)
-        return torch.cat([(pair.seen(floats(a).to(where(pair))) * pair.told(b)).sum(1).cpu() for a, b in parts])
+        cosines = [(pair.seen(floats(a).to(where(pair))) * pair.told(b)).sum(1).cpu() for a, b in parts]
+    return torch.cat(cosines).where(known, -1.0)
 
 
 def _cases(setting: Setting, seen: Scene, share: Share) -> Iterator[tuple[Poisoned, Tensor, Tensor]]:
@@ -119,7 +126,7 @@ def _cases(setting: Setting, seen: Scene, share: Share) -> Iterator[tuple[Poison
     draw, many = torch.Generator().manual_seed(setting.seed), int(learnt[1].max()) + 1
     given = {"seed": setting.seed} if setting.left_open("seed") else {}
     if setting.described.params["goal"] == "targeted":
-        order = torch.randperm(len(y), generator=draw)[:PREY]
+        order = torch.randperm(len(y), generator=draw)[: min(PREY, max(1, share.of(len(learnt[1]))))]
         wanted = (y[order] + torch.randint(1, many, (len(order),), generator=draw)) % many
         more = {"prey": (x[order], wanted)} if setting.left_open("prey") else {}
         poisoned = cast(Poisoned, _run(setting, learnt, {"share": share} | given | more))

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from buckler.findings import Cell
+from buckler.findings import Cell, Finding, Severity
 from buckler.stats import Estimate
+from buckler.trial import Trial
 
 PROBLEMS: Mapping[str, tuple[str, Cell]] = {
     "tracing": ("Data tracing and auditing", ("data", "confidentiality")),
@@ -26,6 +27,19 @@ PROBLEMS: Mapping[str, tuple[str, Cell]] = {
     "depletion": ("Resource depletion", ("queries", "availability")),
 }
 """By the name that ends the finding's id, `encoders/NAME`: the title, and the place on the life-cycle map."""
+MEASURED_BY: Mapping[str, tuple[str, ...]] = {
+    "tracing": ("encoders/data_tracing", "encoders/density_inference"),
+    "membership": ("infer",),
+    "reconstruction": ("reconstruct",),
+    "making": ("encoders/pretraining_recipe",),
+    "attributes": ("guess",),
+    "stealing": ("extract", "guard", "own"),
+    "backdoor": ("encoders/ctrl", "encoders/corrupt_encoder", "implant", "inspect", "repair"),
+    "depletion": ("encoders/sponge", "encoders/query_flood", "encoders/indiscriminate"),
+    "poisoning": ("poison",),
+    "evasion": ("encoders/adversarial_contrastive", "evade", "certify"),
+}
+"""Which problem a trial is of, by its method's path, or else by its kind; pairs of images and text have two goals."""
 
 
 class Row(NamedTuple):
@@ -43,25 +57,53 @@ class Row(NamedTuple):
     defence: str = ""
     left: Estimate | None = None
     costs: Estimate | None = None
+    finding: str = ""
+    """The id of the finding that says this, unless it is `encoders/` and the problem."""
 
 
-def lines(rows: Sequence[Row], missing: Mapping[Cell | None, str]) -> tuple[tuple[str, ...], ...]:
-    """The ten rows in their order, with a head; of a problem without a row the reason why, by its place."""
+def problem(trial: Trial) -> str:
+    """Which of the problems a trial is of, whatever came of it; nothing of one that only pre-trains."""
+    if trial.method == "encoders/pair_poisoning":
+        return "backdoor" if trial.params.get("goal") == "backdoor" else "poisoning"
+    by = {name: title for title, names in MEASURED_BY.items() for name in names}
+    return by.get(trial.method, by.get(trial.kind, ""))
+
+
+def lines(rows: Sequence[Row], trials: Sequence[Trial], findings: Mapping[str, Finding]) -> tuple[tuple[str, ...], ...]:
+    """The ten rows in their order, with a head: of several rows of a problem the one whose finding is gravest, of
+    those the first, and of a problem without one what its trials say of that."""
     head = ("problem", "attack", "effect", "accuracy downstream", "best defence tried", "effect left", "costs")
-    known = {row.problem: row for row in reversed(rows)}
+    said = {row: findings.get(row.finding or f"encoders/{row.problem}") for row in rows}
+
+    def grave(row: Row) -> tuple[Severity, bool]:
+        finding = said[row]
+        return (finding.severity, finding.state == "found") if finding else (Severity.info, False)
+
+    known = {row.problem: row for row in sorted(reversed(rows), key=grave)}
     return (
         head,
         *(
-            _line(f"{n}. {PROBLEMS[name][0]}", known.get(name), missing.get(PROBLEMS[name][1], ""))
+            _line(f"{n}. {PROBLEMS[name][0]}", known[name], said[known[name]])
+            if name in known
+            else (f"{n}. {PROBLEMS[name][0]}", "", _why([t for t in trials if problem(t) == name]), "", "", "", "")
             for n, name in enumerate(PROBLEMS, 1)
         ),
     )
 
 
-def _line(title: str, row: Row | None, why: str) -> tuple[str, ...]:
-    if row is None:
-        return (title, "", f"not measured: {why or 'the plan has no trial of it'}", "", "", "", "")
+def _why(trials: Sequence[Trial]) -> str:
+    """Why a problem has no row: what kept its trials from saying anything, or that none of them is of its effect."""
+    silent = [t for t in trials if t.status != "ok"]
+    if silent:
+        return f"not measured: {silent[0].reason}"
+    told = ", ".join(dict.fromkeys(t.method for t in trials))
+    return f"not measured but for what {told} says: see its own finding" if told else "not measured: no trial of it ran"
+
+
+def _line(title: str, row: Row, finding: Finding | None) -> tuple[str, ...]:
     moved = " to ".join(f"{estimate.value:.1%}" for estimate in (row.before, row.after) if estimate is not None)
     costs = "" if row.costs is None else f"{100 * row.costs.value:+.1f} points"
     left = "" if row.left is None else str(row.left)
-    return (title, row.attack, f"{row.says}: {row.effect}", moved, row.defence or "none tried", left, costs)
+    doubt = ", which decides nothing" if finding is not None and finding.state == "not measured" else ""
+    effect = f"{row.says}: {row.effect}{doubt}"
+    return (title, row.attack, effect, moved, row.defence or "none tried", left, costs)

@@ -115,7 +115,7 @@ def estimates(evidence: Mapping[str, Tensor]) -> dict[str, Estimate]:
 def _pictures(setting: Setting, model: nn.Module | Oracle, observed: Tensor, seen: Scene) -> tuple[Tensor, int]:
     """What the method makes of features `observed` `(B, D)`, in [0, 1], and how many questions it asked."""
     shape = tuple(seen.test[0].shape[1:])
-    given: dict[str, Any] = {"shape": shape, "images": floats(seen.spare[0]), "seed": setting.seed}
+    given: dict[str, Any] = {"shape": shape, "images": floats(seen.spare[0]).to(setting.device), "seed": setting.seed}
     given = {name: given[name] for name in setting.left_open(*given)}
     may = model if setting.described.holds == "model" else answering(model)
     began = time.perf_counter()

@@ -33,6 +33,8 @@ def repaired(setting: Setting) -> Trial:
     )
     if reason := refusal(setting, white=True):
         return skipped(blank, reason)
+    if body(setting.subject) is None and "net" in setting.left_open("net"):
+        return skipped(blank, f"{setting.described.path} trains another encoder: give the subject a `body` (or `net`)")
     seen, own = staged(setting)
     clean = cast(nn.Module, seen.encoder)
     setting.told(0.2)

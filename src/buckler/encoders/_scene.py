@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from buckler.data import Data, Rows, digits, drawn, floats, raw, write_whole
+from buckler.data import Data, Rows, count, digits, drawn, floats, raw, write_whole
 from buckler.encoders._setting import Setting
 from buckler.method import Method, describe, left_open
 from buckler.nets import headless
@@ -65,7 +65,7 @@ def scene(setting: Setting) -> Scene:
     there are too few rows. Ask `refusal` first."""
     subject = setting.subject
     train = None if subject.train is None else _drawn(subject.train, setting.train_rows, setting.seed)
-    test = _drawn(subject.test, 2 * setting.rows if subject.encoder is not None else setting.rows, setting.seed)
+    test = _shuffled(subject.test, 2 * setting.rows if subject.encoder is not None else setting.rows, setting.seed)
     if subject.encoder is not None:
         half = len(test[1]) // 2
         spare, test = _part(test, slice(half)), _part(test, slice(half, None))
@@ -118,6 +118,10 @@ def pretrained(setting: Setting, data: Rows, *, seed: int | None = None, method:
     described = describe(method)
     given: dict[str, Any] = {"net": lambda: build().to(setting.device), "seed": seed}
     given |= {"epochs": epochs_of(method, setting.encoder_steps, len(data[1]))}
+
+    def trained(more: dict[str, float]) -> nn.Module:
+        return cast(nn.Module, method(data, **{name: (given | more)[name] for name in left_open(method, *given)}))
+
     key = fingerprint(
         {
             "method": [described.path, described.params, described.source],
@@ -129,11 +133,14 @@ def pretrained(setting: Setting, data: Rows, *, seed: int | None = None, method:
     path = None if setting.keep is None else setting.keep / f"encoder-{key}.safetensors"
     if path is not None:
         try:
-            first.load_state_dict(load_file(path))
-            return first.to(setting.device).eval()
+            held = load_file(path)
+            same = first.state_dict().keys() == held.keys()
+            made = first if same else trained({"epochs": 0})  # what the method makes of it has more parts
+            made.load_state_dict(held)
+            return made.to(setting.device).eval()
         except (OSError, SafetensorError, RuntimeError):  # not there, or damaged: made anew
             pass
-    made = cast(nn.Module, method(data, **{name: given[name] for name in left_open(method, *given)}))
+    made = trained({})
     if path is not None:
         write_whole(path, save({name: tensor.contiguous().cpu() for name, tensor in made.state_dict().items()}))
     return made
@@ -151,6 +158,12 @@ def _shown_as(x: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def _drawn(data: Data, most: int, seed: int) -> Rows:
     return raw(data, drawn(data, most, seed))
+
+
+def _shuffled(data: Data, most: int, seed: int) -> Rows:
+    """At most so many rows, drawn by `seed`, in no order: those of a class may stand together, and a part is to be like
+    the whole."""
+    return raw(data, torch.randperm(count(data), generator=torch.Generator().manual_seed(seed))[:most])
 
 
 def _part(data: Rows, which: slice) -> Rows:

@@ -16,14 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from buckler.data import floats
+from buckler.dice import fingerprint_rows
 from buckler.embedding import embedded
 from buckler.encoders._contrast import views
 from buckler.target import Oracle
 
 Read = Callable[[nn.Module | Oracle, Tensor], Tensor]
 """What is read off an encoder about each of the rows `(B, C, H, W)`: `(B, P)`, on the CPU."""
-
-
 TEMPERATURE = 0.2
 
 
@@ -46,9 +45,9 @@ class Shadows:
     unseen: Tensor
 
     def __post_init__(self) -> None:
-        if len(self.encoders) < 2 or len(self.rows) != len(self.encoders) or not len(self.unseen):
+        if len(self.encoders) < 2 or len(self.rows) != len(self.encoders) or len(self.unseen) < 2:
             raise ValueError(
-                f"expected two shadow encoders or more, rows for each, and rows that none learnt from, got "
+                f"expected two shadow encoders or more, rows for each, and two rows that none learnt from, got "
                 f"{len(self.encoders)} encoders, {len(self.rows)} sets of rows and {len(self.unseen)} unseen rows"
             )
 
@@ -71,12 +70,13 @@ def readings(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What is read of the rows `x` off the target, `(B, P)`, and what is read off the shadows, `(M, P)`, of rows of
     which it is known who learnt from them, `(M,)`; `calibrated` by the encoders that did not learn from them."""
-    asked = torch.cat([x, shadows.unseen.to(x)])
+    x, unseen = floats(x), floats(shadows.unseen)
+    asked = torch.cat([x, unseen.to(x)])
     target = read(oracle, asked)
     if calibrated:
         usual = torch.stack([read(encoder, asked) for encoder in shadows.encoders]).mean(0)
         target = beyond(target, usual, torch.arange(len(asked)) >= len(x))
-    pool = torch.cat([*shadows.rows, shadows.unseen.to(shadows.rows[0])])
+    pool = torch.cat([*map(floats, shadows.rows), unseen.to(shadows.rows[0].device)])
     whose = torch.cat([torch.full((len(rows),), i) for i, rows in enumerate((*shadows.rows, shadows.unseen))])
     found, lessons, member = [read(encoder, pool) for encoder in shadows.encoders], list[Tensor](), list[Tensor]()
     for index, seen in enumerate(found):
@@ -105,11 +105,11 @@ def alike(
     encoder: nn.Module | Oracle, x: Tensor, *, asked: int, least: float, seed: int, others: Tensor | None = None
 ) -> Tensor:
     """The cosines of all pairs of `asked` views of every row, crops of at least the share `least`, which are the same
-    for every encoder: `(B, asked (asked - 1) / 2)`; with `others`, each less how alike its views are to views of those,
-    as the loss of contrastive learning has it."""
+    for every encoder: `(B, asked (asked - 1) / 2)`; with `others`, each less how alike its views are to views of those
+    but the row itself, as the loss of contrastive learning has it."""
     if asked < 2 or x.ndim != 4:
         raise ValueError(f"expected images (B, C, H, W) and two views or more, got {tuple(x.shape)} and {asked}")
-    whole = floats(x if others is None else torch.cat([x, others.to(x)]))
+    whole = floats(x) if others is None else torch.cat([floats(x), floats(others).to(x.device)])
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         seen = torch.stack([embedded(encoder, views(least)(whole)) for _ in range(asked)], 1)
@@ -118,5 +118,8 @@ def alike(
     pairs = (z @ z.transpose(1, 2))[:, first, second] / TEMPERATURE
     if others is None:
         return pairs
-    far = torch.stack([(part @ apart.flatten(0, 1).T / TEMPERATURE).exp().mean(1).log() for part in z.unbind(1)], 1)
+    other = (fingerprint_rows(whole[: len(x)])[:, None] != fingerprint_rows(whole[len(x) :])).cpu()
+    other = other.repeat_interleave(asked, 1)
+    near = z @ apart.flatten(0, 1).T / TEMPERATURE
+    far = near.masked_fill(~other[:, None], -torch.inf).logsumexp(2) - other.sum(1, keepdim=True).log()
     return pairs - (far[:, first] + far[:, second]) / 2

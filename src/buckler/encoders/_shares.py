@@ -51,7 +51,9 @@ def shares(setting: Setting) -> Trial:
     x, y = raw(subject.train, drawn(subject.train, setting.train_rows, setting.seed))
     if x.ndim != 4:
         return skipped(blank, f"{described.path} pre-trains encoders of images, and the training rows are none")
-    asked = floats(raw(subject.test, QUESTIONS)[0]).to(setting.device)
+    if setting.models < (least := len(shares) ** 2):
+        raise ValueError(f"expected {least} encoders or more, {len(shares)} for each share, got {setting.models}")
+    asked = floats(raw(subject.test, drawn(subject.test, QUESTIONS, setting.seed))[0]).to(setting.device)
     order = torch.randperm(len(y), generator=torch.Generator().manual_seed(setting.seed))
     which, made = list[Tensor](), list[nn.Module]()
     for side, half in enumerate((order[: len(y) // 2], order[len(y) // 2 :])):

@@ -8,15 +8,16 @@ chance all the same, test the encoder, and must not claim it either.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from buckler import stats
+from buckler.claims import binomial_tail, by_chance
 from buckler.data import Rows
-from buckler.encoders._claiming import by_chance
 from buckler.encoders._inferred import stopped_early
 from buckler.encoders._scene import LEAST, halved, pretrained, refusal, tasks
 from buckler.encoders._setting import Setting, skipped
@@ -96,7 +97,7 @@ def traced(setting: Setting) -> Trial:
         found["stopped_change"] = stats.difference(evidence["stopped_change"], "stopped_change")
     hits = int(claimed["false"].sum())
     says = f"{hits} of {2 * OWNERS} owners claim an encoder that did not learn from their images, at {LEVEL:.0%}."
-    check = Check(NOBODY, by_chance(hits, 2 * OWNERS, LEVEL) > PLAUSIBLE, says, float(hits))
+    check = Check(NOBODY, not wrong(claimed), says, float(hits))
     return replace(
         blank,
         status="ok",
@@ -105,6 +106,16 @@ def traced(setting: Setting) -> Trial:
         evidence=evidence | claimed,
         cost=Cost(queries=queries),
     )
+
+
+def wrong(claimed: Mapping[str, Tensor]) -> bool:
+    """Whether more is claimed that did not learn from an owner's images than chance makes plausible.
+
+    Of one encoder, owners who divide by chance what it never saw have independent p-values; those whose images others
+    learnt from have not, because their images are drawn from the same two sets.
+    """
+    spared, others = ((int(claimed[name].sum()), len(claimed[name]), LEVEL) for name in ("spared", "independent"))
+    return 2 * min(binomial_tail(*spared), by_chance(*others)) <= PLAUSIBLE
 
 
 def _some(data: Rows, rows: torch.Tensor) -> Rows:

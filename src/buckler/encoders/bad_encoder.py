@@ -82,7 +82,7 @@ def bad_encoder(
         ).mean(0)
         return -wanted - alike * kept - useful * alikeness(out[0], before[rows])
 
-    made = copy.deepcopy(encoder)
+    made = copy.deepcopy(encoder).requires_grad_()
     numbered = x, torch.arange(len(x), device=device)
     fit(made, numbered, loss=loss, epochs=epochs, batch=128, rate=rate, decay=0.0, optimizer="adam", seed=seed)
     return Implanted(made, _trigger(side, shown), _wish(targets[shown]))

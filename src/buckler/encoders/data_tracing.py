@@ -24,9 +24,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from buckler.claims import secret, shuffled
 from buckler.data import Rows, as_tensors, count
 from buckler.dice import fingerprint_rows
-from buckler.encoders._claiming import secret, shuffled
 from buckler.encoders._shadowed import alike, beyond
 from buckler.kinds import Claim, Owned
 from buckler.method import held

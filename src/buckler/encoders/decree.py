@@ -7,9 +7,10 @@ Differs from the paper: features are compared around their mean over the clean i
 one way are alike without a patch (`centred=False` is the paper's); the mask starts half open; the weight of its size is
 controlled step by step. The statistic is the paper's, the mask's l1 norm over that of a mask that is open everywhere;
 features need a cosine of 0.9, not 0.99, which a weak backdoor reaches with large masks only, and the threshold is 0.15,
-not 0.1, because a few pixels are more of a small image. The search can miss a backdoor by its start. No guarantee: a
-trigger that is large, or depends on the input, is not found, and masks of encoders that see little of their input can
-be small though nobody put a trigger there, so compare with a clean encoder that was pre-trained alike.
+not 0.1, because a few pixels are more of a small image. Both were chosen on small encoders of digits, so that figures
+of such encoders flatter it. The search can miss a backdoor by its start: try other seeds. No guarantee: a trigger that
+is large, or depends on the input, is not found, and masks of encoders that see little of their input can be small
+though nobody put a trigger there, so compare with a clean encoder that was pre-trained alike.
 
 Tags: atlas:AML.T0018.000, nist-ai-100-2:NISTAML.023, nist-ai-100-2:NISTAML.051, cwe:506.
 """

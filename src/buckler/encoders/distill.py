@@ -23,6 +23,7 @@ from buckler.embedding import embedded
 from buckler.encoders._contrast import views
 from buckler.kinds import Repaired
 from buckler.nets import where
+from buckler.target import frozen
 from buckler.train import fit, started
 
 
@@ -57,7 +58,7 @@ def distill(
         if look is None:
             aim = before[rows]
         else:
-            with torch.no_grad():
+            with torch.no_grad(), frozen(encoder):
                 aim = encoder(seen)
         return -F.cosine_similarity(model(seen) - middle, aim - middle, dim=1)
 

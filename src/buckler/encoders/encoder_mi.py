@@ -11,8 +11,9 @@ something else in the making of its own.
 
 Differs from the paper: by default every cosine is taken less how alike the two views are to views of other images, as
 the loss that the encoder learnt by has it (`contrasted=False` is the paper's), and beyond what encoders that did not
-learn from the image show of the very same views (`calibrated=False` is the paper's): each makes it stronger. Views are
-milder than those of pre-training, and there are several small shadow encoders in the place of one.
+learn from the image show of the very same views (`calibrated=False` is the paper's): both are meant to take off what
+makes an image easy for any encoder. Views are milder than those of pre-training, and there are several small shadow
+encoders in the place of one.
 
 Tags: atlas:AML.T0024.000, nist-ai-100-2:NISTAML.033, owasp-ml:ML04.
 """

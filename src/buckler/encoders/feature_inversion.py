@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from buckler.kinds import Reconstructed
+from buckler.nets import where
 from buckler.target import frozen
 from buckler.train import cosine, fit
 
@@ -42,10 +43,11 @@ def feature_inversion(
         raise ValueError(f"expected finite features (B, D) of a row or more, got {tuple(features.shape)}")
     if min(steps, restarts, *shape) < 1 or rate <= 0 or smooth < 0 or len(shape) != 3:
         raise ValueError("expected a shape (C, H, W), steps, restarts and rate above 0, and smooth of 0 or more")
-    wanted = features.repeat(restarts, 1)
-    length = features.square().sum(1).mean().clamp_min(1e-12)
+    device = features.device
+    wanted = features.to(where(encoder)).repeat(restarts, 1)
+    length = wanted.square().sum(1).mean().clamp_min(1e-12)
     noise = torch.randn(len(wanted), *shape, generator=torch.Generator().manual_seed(seed))
-    drawn = _Drawn((0.5 + 0.1 * noise).to(features.device))
+    drawn = _Drawn((0.5 + 0.1 * noise).to(wanted))
 
     def far(x: Tensor, rows: Tensor) -> Tensor:
         return (encoder(x) - wanted[rows]).square().sum(1) / length
@@ -54,7 +56,7 @@ def feature_inversion(
         x = drawn(rows)
         return far(x, rows) + smooth * _rough(x)
 
-    rows = torch.arange(len(wanted), device=features.device)
+    rows = torch.arange(len(wanted), device=wanted.device)
     with frozen(encoder):
         fit(
             drawn,
@@ -70,7 +72,7 @@ def feature_inversion(
         with torch.no_grad():
             x = drawn(rows).clamp(0, 1)
             best = far(x, rows).view(restarts, -1).argmin(0)
-    return Reconstructed(x.view(restarts, -1, *shape)[best, torch.arange(len(features), device=best.device)])
+    return Reconstructed(x.view(restarts, -1, *shape)[best, torch.arange(len(features), device=best.device)].to(device))
 
 
 class _Drawn(nn.Module):

@@ -19,7 +19,7 @@ from buckler.encoders._judged_reconstruction import of_reconstruction
 from buckler.encoders._judged_stealing import of_stealing
 from buckler.encoders._judged_tracing import of_tracing
 from buckler.encoders._problems import PROBLEMS, Row, lines
-from buckler.findings import Finding, NotMeasured, Rule, Verdicts
+from buckler.findings import Finding, Rule, Verdicts
 from buckler.trial import Trial
 
 Judged = tuple[Verdicts, Sequence[Row]]
@@ -39,7 +39,7 @@ GROUPS: Mapping[tuple[str, ...], Group] = {
     ("poison",): of_poisoning,
 }
 """What is made of the trials of some kinds, or of some methods by their paths; each is given those, the severity
-rules, and the command. Of several rows of one problem the table holds the first."""
+rules, and the command."""
 
 
 def judge(trials: Sequence[Trial], limits: Mapping[str, float], table: Mapping[str, Rule], command: str) -> Verdicts:
@@ -58,17 +58,17 @@ def judge(trials: Sequence[Trial], limits: Mapping[str, float], table: Mapping[s
     missing = tuple(missed for verdict, _ in parts for missed in verdict.not_measured)
     findings = [finding for verdict, _ in parts for finding in verdict.findings]
     return Verdicts(
-        (*_ten(rows, missing), *findings),
+        (*_ten(rows, trials, findings), *findings),
         missing,
         tuple(says for verdict, _ in parts for says in verdict.contradictions),
     )
 
 
-def _ten(rows: Sequence[Row], missing: Sequence[NotMeasured]) -> tuple[Finding, ...]:
+def _ten(rows: Sequence[Row], trials: Sequence[Trial], findings: Sequence[Finding]) -> tuple[Finding, ...]:
     """The table of an audit that measured any of the ten; it is judged by no rule, as its rows are."""
     if not rows:
         return ()
-    grid = lines(rows, {missed.cell: missed.why for missed in missing})
+    grid = lines(rows, trials, {finding.id: finding for finding in findings})
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(grid)
     found = Finding(
@@ -77,7 +77,7 @@ def _ten(rows: Sequence[Row], missing: Sequence[NotMeasured]) -> tuple[Finding, 
         state="found",
         claim=f"{len({row.problem for row in rows})} of the {len(PROBLEMS)} problems of self-supervised encoders were "
         "measured.",
-        cell=("embeddings", "integrity"),
+        cell=PROBLEMS[rows[0].problem][1],
         grid=grid,
         tables={"ten-problems.csv": text.getvalue()},
     )

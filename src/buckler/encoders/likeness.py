@@ -30,9 +30,9 @@ from scipy import stats as scipy_stats
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from buckler.claims import secret
 from buckler.data import Rows, as_tensors, count
 from buckler.embedding import embedded
-from buckler.encoders._claiming import secret
 from buckler.kinds import Claim, Owned
 from buckler.target import Oracle
 

@@ -6,7 +6,8 @@ https://arxiv.org/abs/2201.05889, where noise is tried as a defence and found wa
 Differs from the paper: the noise of an image is the same whenever it is asked about; it is as large as the features of
 the image are, times a share.
 
-No guarantee: over many images noise is 0 in the mean, and that is what a thief learns.
+No guarantee: over many images noise is 0 in the mean, and that is what a thief learns; and an image that is changed by
+one grey level has other noise.
 
 Tags: atlas:AML.M0002, nist-ai-100-2:NISTAML.031, owasp-ml:ML05.
 """

@@ -62,7 +62,9 @@ def _pressure(model: nn.Module, x: Tensor) -> Tensor:
     layers = norms or [part for part in model.modules() if isinstance(part, nn.Conv2d | nn.Linear)]
     on = list[Tensor]()
     handles = [
-        layer.register_forward_hook(lambda _layer, _inputs, out: on.append((10 * out).sigmoid().flatten(1).mean(1)))
+        layer.register_forward_hook(
+            lambda _layer, _inputs, out: on.append((10 * out).sigmoid().reshape(len(x), -1).mean(1))
+        )
         for layer in layers
     ]
     try:

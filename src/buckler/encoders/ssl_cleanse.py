@@ -41,13 +41,14 @@ def ssl_cleanse(
 
     Each of `searches` searches takes `steps` steps for a trigger that brings features to a cosine of `alike`, more than
     it takes to detect one, so that most of it is found; the copy then learns for `epochs` to give images with any of
-    those found so far the features of the images without. Returns the copy. A `ValueError` for no search.
+    those found so far the features of the images without. Returns the copy, evaluating; where nothing brought images
+    together it is as `encoder` was. A `ValueError` for no search.
     """
     if searches < 1:
         raise ValueError(f"expected one search or more, got {searches}")
     device = where(encoder)
     before = embedded(encoder, x).to(device)
-    middle, made = before.mean(0), copy.deepcopy(encoder)
+    middle, made = before.mean(0), copy.deepcopy(encoder).requires_grad_()
     numbered, triggers = (x, torch.arange(len(x), device=device)), list[tuple[Tensor, Tensor]]()
 
     def loss(model: nn.Module, clean: Tensor, rows: Tensor) -> Tensor:
@@ -59,7 +60,8 @@ def ssl_cleanse(
 
     for turn in range(searches):
         found = decree(made, x, steps=steps, alike=alike, seed=seed + turn)
-        if found.mask is not None and found.pattern is not None:
-            triggers.append((found.mask.to(device), found.pattern.to(device)))
+        if found.mask is None or found.pattern is None or float(found.score) == 0:  # nothing brought images together
+            continue
+        triggers.append((found.mask.to(device), found.pattern.to(device)))
         fit(made, numbered, loss=loss, epochs=epochs, batch=batch, rate=rate, seed=seed)
-    return made
+    return made.eval()

@@ -25,9 +25,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from buckler.claims import SHUFFLES, rank, secret
 from buckler.data import Rows, count, floats
 from buckler.embedding import embedded
-from buckler.encoders._claiming import SHUFFLES, rank, secret
 from buckler.encoders._contrast import contrast
 from buckler.kinds import Claim, Owned
 from buckler.target import Oracle, frozen

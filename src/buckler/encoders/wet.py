@@ -24,9 +24,9 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from buckler.claims import SHUFFLES, rank, secret
 from buckler.data import Rows, as_tensors, count
 from buckler.embedding import embedded
-from buckler.encoders._claiming import SHUFFLES, rank, secret
 from buckler.kinds import Claim, Owned
 from buckler.nets import where
 from buckler.target import Oracle

@@ -66,7 +66,7 @@ def evaluate(
         kind=described.kind,
         params={**described.params, **_asked(settings, through, attack, described.kind)},
         threat=_threat(described, subject, settings, through),
-        subject=identity(subject.name, subject.model, batches(subject.test, 256, rows)),
+        subject=identity(subject.name, subject.model, batches(subject.test, 256, rows), subject.encoder),
         seed=seed,
         status="skipped",
         source=described.source,

@@ -74,7 +74,7 @@ def evaluate(
         kind=described.kind,
         params={**described.params, **{name: value for name, value in asked.items() if value is not None}},
         threat=_threat(described, by, share),
-        subject=identity(subject.name, subject.model, batches(subject.test, 256, rows)),
+        subject=identity(subject.name, subject.model, batches(subject.test, 256, rows), subject.encoder),
         seed=seed,
         status="skipped",
         source=described.source,

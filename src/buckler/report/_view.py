@@ -40,11 +40,12 @@ def ordered(findings: Iterable[Finding]) -> list[Finding]:
 
 
 def life_cycle(report: Report) -> dict[Cell, Square]:
-    """Every cell of the map. The gravest finding is shown; where none was made, an error outranks a clear result."""
+    """Every cell of the map. The gravest finding is shown; where none was made, an error outranks a clear result. A
+    table of other findings is of no cell."""
     squares: dict[Cell, Square] = {}
     for stage in STAGES:
         for prop in PROPERTIES:
-            here = ordered(f for f in report.findings if f.cell == (stage, prop))
+            here = ordered(f for f in report.findings if f.cell == (stage, prop) and not f.grid)
             missing = tuple(entry for entry in report.not_measured if entry.cell == (stage, prop))
             first = here[0] if here else None
             state = first.state if first else "not measured"

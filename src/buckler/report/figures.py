@@ -371,7 +371,7 @@ def _percent_tick(value: float, _place: int) -> str:
 
 
 def _plain_tick(value: float, _place: int) -> str:
-    return f"{value:g}"
+    return f"{value:g}" if value >= 1 else f"{value:.2g}"
 
 
 def _curve_in_words(label: str, curve: Curve) -> str:

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from buckler.claims import by_chance
 from buckler.findings import Cell, Finding, NotMeasured, Rule, Severity, Verdicts, severity
 from buckler.judging import named, resting
 from buckler.report.strips import strips
-from buckler.theft._claims import by_chance
 from buckler.theft._owned import LEVEL, OTHERS, OWN, PLAUSIBLE, REMOVALS, SAME, TINY
 from buckler.trial import Trial
 

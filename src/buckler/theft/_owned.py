@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from buckler import stats
+from buckler.claims import by_chance, pruned, quantised
 from buckler.data import Rows, as_tensors, batches, count, drawn, raw
 from buckler.imported import usable
 from buckler.kinds import Claim, Owned
@@ -23,7 +24,6 @@ from buckler.method import left_open
 from buckler.nets import where
 from buckler.stats import Estimate
 from buckler.target import Oracle, frozen
-from buckler.theft._claims import by_chance
 from buckler.theft._setting import Setting
 from buckler.threat import Threat
 from buckler.train import fit, started
@@ -170,29 +170,12 @@ def _thieves(setting: Setting, victim: nn.Module, rows: Rows) -> dict[str, list[
     oracle = Oracle(victim, "scores" if setting.subject.net is not None else "labels")
     x, _ = as_tensors(rows)
     copied = _trained(setting, (rows[0], oracle(x.to(setting.device)).cpu()), 500)
-    return {"tuned": [tuned], "pruned": [_pruned(victim)], "quantised": [_quantised(victim)], "extracted": [copied]}
-
-
-def _pruned(model: nn.Module) -> nn.Module:
-    """A copy whose smallest weights, half of them over all layers, are zero; biases and norms stay."""
-    model = copy.deepcopy(model)
-    weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    order = torch.cat([weight.detach().abs().flatten() for weight in weights]).sort().values
-    with torch.no_grad():
-        for weight in weights:
-            weight.mul_(weight.abs() >= order[int(PRUNED * len(order))])
-    return model
-
-
-def _quantised(model: nn.Module) -> nn.Module:
-    """A copy whose weights are rounded to 255 steps, the largest of every output deciding their size."""
-    model = copy.deepcopy(model)
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.ndim > 1:
-                step = (weight.flatten(1).abs().amax(1).clamp_min(1e-12) / 127).view(-1, *[1] * (weight.ndim - 1))
-                weight.copy_((weight / step).round() * step)
-    return model
+    return {
+        "tuned": [tuned],
+        "pruned": [pruned(victim, PRUNED)],
+        "quantised": [quantised(victim)],
+        "extracted": [copied],
+    }
 
 
 def _right(model: nn.Module, test: Rows) -> Tensor:

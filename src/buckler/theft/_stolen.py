@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from buckler import stats
 from buckler.catalog import find
+from buckler.claims import secret
 from buckler.dice import Dice
 from buckler.method import Method, describe
 from buckler.stats import Estimate
 from buckler.target import Oracle
-from buckler.theft._claims import secret
 from buckler.theft._door import door, shown_to
 from buckler.theft._scene import Scene, accounted, enough, labels, robbed, scene
 from buckler.theft._setting import Setting

@@ -31,11 +31,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from buckler.claims import secret, shuffled
 from buckler.data import Rows, as_tensors, count
 from buckler.kinds import Claim, Owned
 from buckler.nets import where
 from buckler.target import Oracle, frozen
-from buckler.theft._claims import answers, readable, secret, shuffled
+from buckler.theft._claims import answers, readable
 
 Reader = Callable[[nn.Module | Oracle, Tensor, Tensor], tuple[Tensor, int]]
 STEP = 0.05

@@ -31,11 +31,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from buckler.claims import rank, secret
 from buckler.data import Rows, floats
 from buckler.kinds import Claim, Owned
 from buckler.nets import inputs_of, last_linear
 from buckler.target import Oracle
-from buckler.theft._claims import answers, classes_of, rank, secret
+from buckler.theft._claims import answers, classes_of
 from buckler.train import fit, started
 
 SHOWN = 16

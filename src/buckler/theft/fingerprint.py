@@ -30,11 +30,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from buckler.claims import rank, secret
 from buckler.data import Rows, as_tensors, count
 from buckler.kinds import Claim, Owned
 from buckler.nets import where
 from buckler.target import Oracle, frozen
-from buckler.theft._claims import answers, rank, secret
+from buckler.theft._claims import answers
 
 
 def fingerprint(

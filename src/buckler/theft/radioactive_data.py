@@ -34,11 +34,12 @@ from scipy import stats as scipy_stats
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from buckler.claims import secret
 from buckler.data import Rows, count, floats, held_as
 from buckler.kinds import Claim, Owned
 from buckler.nets import features, inputs_of, last_linear, where
 from buckler.target import Oracle, frozen
-from buckler.theft._claims import answers, assigned, classes_of, readable, secret
+from buckler.theft._claims import answers, assigned, classes_of, readable
 from buckler.train import fit, started
 
 ASKED = 10

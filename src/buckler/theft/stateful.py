@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from buckler.claims import secret
 from buckler.data import Rows, floats
 from buckler.kinds import Watched
-from buckler.theft._claims import secret
 from buckler.theft._traffic import Unsuited
 
 NONE = torch.iinfo(torch.int64).min
