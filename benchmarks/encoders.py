@@ -161,6 +161,8 @@ def asked(cases: Mapping[str, Case], subject: Subject, seeds: Sequence[int], par
             status.append(trial.status if not trial.reason else f"{trial.status}: {trial.reason}")
             for key, estimate in trial.estimates.items():
                 found[key].append([round(value, 4) for value in (estimate.value, estimate.low, estimate.high)])
+            if "share_paid" in trial.evidence:  # counted, not estimated
+                found["share_paid"].append([round(float(trial.evidence["share_paid"][-1]), 4)] * 3)
         means = {key: round(statistics.fmean(one[0] for one in values), 4) for key, values in found.items()}
         mine = {"seeds": list(seeds), "status": status, "seconds": seconds, "mean": means, "estimates": found}
         keep(RESULTS, {part: kept(RESULTS).get(part, {}) | {name: mine}}, NOTE)
@@ -244,7 +246,7 @@ def main() -> None:
             elif part == "audit":
                 keep(RESULTS, {part: audited()}, NOTE)
             elif part == "detection":
-                keep(RESULTS, {part: detection(small, range(20, 30), folder)}, NOTE)
+                keep(RESULTS, {part: detection(small, range(30, 40), folder)}, NOTE)
             else:
                 cases = {"worth": PRETRAINING, "attacks": ATTACKS, "overtrained": OVERTRAINED}[part]
                 some = {name: case for name, case in cases.items() if chosen is None or name in chosen}

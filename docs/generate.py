@@ -139,8 +139,8 @@ def copies(runs: dict[str, Any]) -> str:
 def ten() -> str:
     """The page of the ten problems with the tables of the benchmark's run."""
     record = json.loads(ENCODERS.read_text("utf8"))
-    page = between(TEN.read_text("utf8"), "audit", problems(record["audit"]))
-    return between(page, "figures", figures(record))
+    page = between(TEN.read_text("utf8"), "figures", figures(record))
+    return between(page, "audit", problems(record["audit"])) if "audit" in record else page
 
 
 def problems(record: dict[str, Any]) -> str:
@@ -195,7 +195,14 @@ FIGURES = {
         "pairs_kept",
         "digits_kept",
     ),
-    "stolen_encoder": ("accuracy", "ratio_copy_300", "ratio_copy_1000", "ratio_copy_1000_few", "ratio_alone_few"),
+    "stolen_encoder": (
+        "accuracy",
+        "ratio_copy_300",
+        "ratio_copy_1000",
+        "ratio_copy_1000_few",
+        "ratio_alone_few",
+        "share_paid",
+    ),
     "adversarial_contrastive": ("known_correct", "control_known_correct", "gained", "kept"),
     "poisoned_encoder": ("success", "control_success"),
     "encoder_mi": ("auc", "control_auc"),

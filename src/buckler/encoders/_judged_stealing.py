@@ -118,7 +118,7 @@ def _curves(thefts: Sequence[Trial]) -> tuple[Figure, ...]:
     first = thefts[0]
     alone = [first.estimates[f"ratio_{name}_few"] for name in ("alone", "full")]
     curves["pre-trained, not asking"] = ([float(first.evidence["share_paid"][-1]), 1.0], alone)
-    axis = "passes, as a share of those of pre-training"
+    axis = "share of the passes of pre-training"
     return (figures.exchange(curves, axis=axis, of="accuracy over the encoder's", name="stolen-encoders"),)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from buckler.findings import Cell, Finding, Severity
+from buckler.report._view import interval, number
 from buckler.stats import Estimate
 from buckler.trial import Trial
 
@@ -103,7 +104,12 @@ def _why(trials: Sequence[Trial]) -> str:
 def _line(title: str, row: Row, finding: Finding | None) -> tuple[str, ...]:
     moved = " to ".join(f"{estimate.value:.1%}" for estimate in (row.before, row.after) if estimate is not None)
     costs = "" if row.costs is None else f"{100 * row.costs.value:+.1f} points"
-    left = "" if row.left is None else str(row.left)
+    left = "" if row.left is None else _told(row.left)
     doubt = ", which decides nothing" if finding is not None and finding.state == "not measured" else ""
-    effect = f"{row.says}: {row.effect}{doubt}"
+    effect = f"{row.says}: {_told(row.effect)}{doubt}"
     return (title, row.attack, effect, moved, row.defence or "none tried", left, costs)
+
+
+def _told(estimate: Estimate) -> str:
+    """The value, its interval and n, as the rest of a report has them."""
+    return f"{number(estimate)} ({interval(estimate)}; n = {estimate.n})"

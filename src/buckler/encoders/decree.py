@@ -5,12 +5,12 @@ https://arxiv.org/abs/2303.15180.
 
 Differs from the paper: features are compared around their mean over the clean images, because features that all point
 one way are alike without a patch (`centred=False` is the paper's); the mask starts half open; the weight of its size is
-controlled step by step. The statistic is the paper's, the mask's l1 norm over that of a mask that is open everywhere;
-features need a cosine of 0.9, not 0.99, which a weak backdoor reaches with large masks only, and the threshold is 0.15,
-not 0.1, because a few pixels are more of a small image. Both were chosen on small encoders of digits, so that figures
-of such encoders flatter it. The search can miss a backdoor by its start: try other seeds. No guarantee: a trigger that
-is large, or depends on the input, is not found, and masks of encoders that see little of their input can be small
-though nobody put a trigger there, so compare with a clean encoder that was pre-trained alike.
+controlled step by step. The statistic and its threshold are the paper's, the mask's l1 norm over that of a mask that is
+open everywhere; features need a cosine of 0.9, not 0.99, which a weak backdoor reaches with large masks only. That was
+chosen on small encoders of digits, so that figures of such encoders flatter it. The search can miss a backdoor by its
+start: try other seeds. No guarantee: a trigger that is large, or depends on the input, is not found, and masks of
+encoders that see little of their input can be small though nobody put a trigger there, so compare with a clean encoder
+that was pre-trained alike.
 
 Tags: atlas:AML.T0018.000, nist-ai-100-2:NISTAML.023, nist-ai-100-2:NISTAML.051, cwe:506.
 """
@@ -40,7 +40,7 @@ def decree(
     patience: int = 5,
     multiplier: float = 1.5,
     centred: bool = True,
-    threshold: float = 0.15,
+    threshold: float = 0.1,
     seed: int = 0,
 ) -> Anomaly:
     """Search a mask and a pattern that bring clean images `x` `(N, C, H, W)`, uint8 or in [0, 1], to one point.
