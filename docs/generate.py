@@ -149,7 +149,11 @@ def problems(record: dict[str, Any]) -> str:
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     lines += [f"| {' | '.join(escaped(cell) for cell in row)} |" for row in rows]
     return "\n".join(
-        [*lines, "", f"{record['trials']} trials, {record['seconds'] / 60:.1f} minutes on two shared cores."]
+        [
+            *lines,
+            "",
+            f"{record['trials']} trials in {record['seconds'] / 60:.1f} minutes, `--jobs {record['jobs']}`.",
+        ]
     )
 
 

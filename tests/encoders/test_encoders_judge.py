@@ -85,15 +85,15 @@ def test_the_table_has_all_ten_in_their_order_and_says_why_one_is_missing() -> N
     assert all(len(line) == len(head) for line in grid)
     assert [line[0].partition(". ")[0] for line in grid] == [str(number) for number in range(1, 11)]
     assert grid[0][1:] == (
-        "encoders/b",
+        "b",
         "p: 20.0% (14.7 to 26.2; n = 200)",
         "",
-        "encoders/c",
+        "c",
         "10.0% (6.2 to 15.0; n = 200)",
         "+5.0 points",
     )
     assert grid[5][1:] == (
-        "encoders/a",
+        "a",
         "agreement: 90.0% (85.0 to 93.8; n = 200)",
         "80.0% to 70.0%",
         "none tried",

@@ -107,7 +107,8 @@ def _line(title: str, row: Row, finding: Finding | None) -> tuple[str, ...]:
     left = "" if row.left is None else _told(row.left)
     doubt = ", which decides nothing" if finding is not None and finding.state == "not measured" else ""
     effect = f"{row.says}: {_told(row.effect)}{doubt}"
-    return (title, row.attack, effect, moved, row.defence or "none tried", left, costs)
+    attack, defence = (name.removeprefix("encoders/") for name in (row.attack, row.defence or "none tried"))
+    return (title, attack, effect, moved, defence, left, costs)
 
 
 def _told(estimate: Estimate) -> str:
