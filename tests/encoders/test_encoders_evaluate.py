@@ -97,9 +97,12 @@ def test_trials_share_an_encoder_and_a_damaged_one_is_made_anew(subject: Subject
     kept.write_bytes(kept.read_bytes()[:100])
     assert ask().estimates == first.estimates
     assert calls == [150, 150]
+    kept.write_bytes(kept.read_bytes()[:-400] + bytes(400))  # whole, but with other weights
+    assert ask().estimates == first.estimates
+    assert calls == [150] * 3
     ask(encoder_steps=4)
     ask(seed=1)
-    assert calls == [150] * 4
+    assert calls == [150] * 5
 
 
 @pytest.mark.parametrize(

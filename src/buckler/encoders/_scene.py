@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from buckler import augment, train
 from buckler.data import Data, Rows, count, digits, drawn, floats, raw, write_whole
+from buckler.encoders import _contrast
 from buckler.encoders._setting import Setting
 from buckler.method import Method, describe, left_open
 from buckler.nets import headless
@@ -128,12 +132,13 @@ def pretrained(setting: Setting, data: Rows, *, seed: int | None = None, method:
             "rows": fingerprint_tensors({"x": data[0], "y": data[1]}),
             "start": fingerprint_model(first),
             "asked": [seed, setting.encoder_steps, str(setting.device), torch.__version__],
+            "code": [inspect.getsource(module) for module in (train, augment, _contrast)],
         }
     )
     path = None if setting.keep is None else setting.keep / f"encoder-{key}.safetensors"
     if path is not None:
         try:
-            held = load_file(path)
+            held = _sound(path)
             same = first.state_dict().keys() == held.keys()
             made = first if same else trained({"epochs": 0})  # what the method makes of it has more parts
             made.load_state_dict(held)
@@ -142,8 +147,19 @@ def pretrained(setting: Setting, data: Rows, *, seed: int | None = None, method:
             pass
     made = trained({})
     if path is not None:
-        write_whole(path, save({name: tensor.contiguous().cpu() for name, tensor in made.state_dict().items()}))
+        weights = {name: tensor.contiguous().cpu() for name, tensor in made.state_dict().items()}
+        write_whole(path, save(weights, {"digest": fingerprint_tensors(weights)}))
     return made
+
+
+def _sound(path: Path) -> dict[str, Tensor]:
+    """The weights in a file that are as they were written; an `OSError` or `SafetensorError` where they are not."""
+    with safe_open(path, "pt") as file:
+        digest = (file.metadata() or {}).get("digest")
+        held = {name: file.get_tensor(name) for name in list(file.keys())}
+    if fingerprint_tensors(held) != digest:
+        raise OSError(f"expected the weights that were written to {path}, got others")
+    return held
 
 
 def epochs_of(method: Method, steps: int, rows: int) -> float:
