@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -170,6 +171,42 @@ def test_adam_moves_every_weight_by_its_rate_at_first() -> None:
     before = net.weight.detach().clone()
     fit(net, (x, y), epochs=1, batch=8, rate=constant(0.01), decay=0.0, optimizer="adam")
     assert torch.allclose((net.weight - before).abs(), torch.full_like(before, 0.01), rtol=1e-3)
+
+
+class Viewing(nn.Module):
+    """Reads its convolution's output with `view`, which only what is contiguous allows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4 * 64, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.conv(x).view(len(x), -1))
+
+
+@pytest.mark.parametrize("net", [lambda: ResNet(channels=3, width=4, classes=2), Viewing])
+def test_convolutions_train_as_in_a_naive_loop_and_keep_their_layout(net: Callable[[], nn.Module]) -> None:
+    x = torch.rand(24, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(24) % 2
+    plain = started(net, 0).train()
+    speeds = [torch.zeros_like(parameter) for parameter in plain.parameters()]
+    for _ in range(3):
+        gradients = torch.autograd.grad(nn.functional.cross_entropy(plain(x), y), list(plain.parameters()))
+        with torch.no_grad():
+            for parameter, gradient, speed in zip(plain.parameters(), gradients, speeds, strict=True):
+                speed.mul_(0.9).add_(gradient)
+                parameter -= 0.1 * (gradient + 0.9 * speed)
+    laid: list[bool] = []
+
+    def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        laid.append(all(part.weight.is_contiguous() for part in model.modules() if isinstance(part, nn.Conv2d)))
+        return cross_entropy(model, x, y)
+
+    quick = fit(started(net, 0), (x, y), loss=loss, epochs=3, batch=24, rate=constant(0.1), decay=0.0)
+    assert laid == [net is Viewing] * 3, "channels last wherever the network can read it"
+    for name, weight in quick.state_dict().items():
+        assert weight.is_contiguous(), name
+        torch.testing.assert_close(weight, plain.state_dict()[name], rtol=1e-3, atol=1e-5)
 
 
 def test_a_network_starts_by_its_seed_alone() -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal, Protocol, cast, runtime_checkable
 
 import torch
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from buckler.data import floats
+from buckler.target import frozen
 
 Data = tuple[Tensor, Tensor] | Dataset[tuple[Tensor, Tensor]]
 LossPerRow = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -88,7 +89,8 @@ def fit(
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(descent, lambda step: plan((step + 1) / (total + 1)))
         own = isinstance(loss, Filling)
-        with loss.filling(model, batch) if own else nullcontext(_meanly(model, loss, where, precision)) as fill:
+        filling = loss.filling(model, batch) if own else _meanly(model, loss, where, precision, data)
+        with filling as fill:
             for done, (x, y) in zip(range(1, total + 1), _drawn(data, batch, where, each=own), strict=False):
                 descent.zero_grad(set_to_none=True)
                 value = fill(floats(x) if augment is None else augment(floats(x)), y)
@@ -106,8 +108,10 @@ def fit(
     return model.eval()
 
 
-def _meanly(model: nn.Module, loss: LossPerRow, where: torch.device, precision: str) -> Filled:
-    """The gradients of the mean loss, as they are."""
+@contextmanager
+def _meanly(model: nn.Module, loss: LossPerRow, where: torch.device, precision: str, data: Data) -> Generator[Filled]:
+    """The gradients of the mean loss, as they are; laid out channels last, on a processor, if the model can read a row
+    so: convolutions then train up to 1.6 times as fast."""
 
     def fill(x: Tensor, y: Tensor) -> Tensor:
         with torch.autocast(where.type, torch.bfloat16) if precision == "bfloat16" else nullcontext():
@@ -115,7 +119,26 @@ def _meanly(model: nn.Module, loss: LossPerRow, where: torch.device, precision: 
         value.backward()
         return value.detach()
 
-    return fill
+    quick = where.type == "cpu" and any(isinstance(part, nn.Conv2d) for part in model.modules())
+    try:
+        if quick:
+            _laid_out(model, torch.channels_last)
+            try:
+                with torch.no_grad(), frozen(model):
+                    model(floats(_taken(data, torch.zeros(1, dtype=torch.long))[0]).to(where))
+            except Exception:  # such as .view() of what is not contiguous; what is wrong otherwise, training will say
+                _laid_out(model, torch.contiguous_format)
+        yield fill
+    finally:
+        if quick:
+            _laid_out(model, torch.contiguous_format)
+
+
+def _laid_out(model: nn.Module, form: torch.memory_format) -> None:
+    """Convolutions' weights in memory as `form` has it, in place."""
+    for part in model.modules():
+        if isinstance(part, nn.Conv2d):
+            part.weight.data = part.weight.data.contiguous(memory_format=form)
 
 
 def steps(many: int, batch: int, epochs: float) -> int:

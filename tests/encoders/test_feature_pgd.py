@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+from buckler import nets
 from buckler.data import Rows
 from buckler.embedding import embedded, probed
 from buckler.encoders.feature_pgd import feature_pgd
+from buckler.encoders.simclr import simclr
 from buckler.threat import Ball
 
 
@@ -54,17 +58,19 @@ def test_it_has_to_be_told_what_to_imitate(encoder: nn.Module, unseen: Rows) -> 
         feature_pgd(encoder, unseen[0][:4], ball=Ball("linf", 0.1), targeted=True)
 
 
-def test_a_task_of_its_own_turns_more_than_distance(encoder: nn.Module, unseen: Rows) -> None:
-    x, y = unseen[0][400:480], unseen[1][400:480]
-    pool = (255 * unseen[0][:400]).round().to(torch.uint8)
-    victim, ball = probed(encoder, (unseen[0][:400], unseen[1][:400]), seed=1), Ball("linf", 0.1)
+def test_a_task_of_its_own_turns_more_than_distance(encoder: nn.Module, learnt: Rows, unseen: Rows) -> None:
+    """In the mean of two encoders: of one alone the gain is .06 to .15."""
+    x, y = unseen[0][400:], unseen[1][400:]
+    pool, ball = (255 * unseen[0][:400]).round().to(torch.uint8), Ball("linf", 0.1)
 
-    def right(groups: int) -> float:
-        moved = feature_pgd(encoder, x, ball=ball, groups=groups, pool=pool, steps=15, restarts=1)
+    def right(victim: nn.Module, groups: int) -> float:
+        moved = feature_pgd(victim, x, ball=ball, groups=groups, pool=pool, steps=15, restarts=1)
         assert bool(ball.contains(x, moved).all())
-        return float((victim(moved).argmax(1) == y).double().mean())
+        above = probed(victim, (unseen[0][:400], unseen[1][:400]), seed=1)
+        return float((above(moved).argmax(1) == y).double().mean())
 
-    assert right(10) < right(0) - 0.05
+    both = encoder, simclr(learnt, net=partial(nets.encoder, width=8, stride=1), epochs=60, batch=128, seed=2)
+    assert sum(right(one, 10) for one in both) / 2 < sum(right(one, 0) for one in both) / 2 - 0.05
 
 
 @pytest.mark.parametrize("groups", [1, 5])

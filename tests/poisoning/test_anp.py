@@ -104,7 +104,7 @@ def test_channels_that_tie_at_zero_go_in_the_order_in_which_they_came_there() ->
 def test_a_backdoor_is_cut_out() -> None:
     model = problems.backdoored()
     assert problems.success(model, problems.poison().trigger) > 0.9
-    repaired = anp(model, problems.clean_rows(), steps=200, batch=64)
+    repaired = anp(model, problems.clean_rows(), steps=400, batch=64)
     assert problems.success(repaired, problems.poison().trigger) < 0.3
     assert problems.accuracy(repaired) > problems.accuracy(model) - 0.1
 

@@ -15,7 +15,7 @@ FEW = {"epochs": 1, "mask_epochs": 1}
 
 def test_own_triggers_work_and_those_of_others_do_not() -> None:
     model = problems.honest(norm=False)
-    found = input_aware(model, digits(train=True), epochs=12, mask_epochs=8, density=0.15, batch=64)
+    found = input_aware(model, digits(train=True), epochs=20, mask_epochs=8, density=0.15, batch=64)
     x, y = digits(train=False)
     x, y = x[y != problems.TARGET], y[y != problems.TARGET]
     written = found.trigger(x)
