@@ -35,11 +35,11 @@ from buckler import stats
 from buckler.data import Rows, as_tensors, digits, fashion_mnist
 from buckler.nets import ResNet, SmallCNN
 from buckler.privacy._farm import Engine, Lesson, farm, halves
-from buckler.privacy._private import Private
 from buckler.privacy._shadows import Shadows
 from buckler.privacy.lira import lira
 from buckler.privacy.loss_threshold import loss_threshold
 from buckler.privacy.rmia import rmia
+from buckler.private import Private
 from buckler.target import Oracle
 from buckler.train import cross_entropy, fit, triangle
 

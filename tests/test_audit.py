@@ -320,6 +320,17 @@ def test_kill_9_at_any_instant_loses_and_repeats_nothing(spec: dict[str, str], t
             "expected a ball or a share, got both",
         ),
         (('method = "evasion/ddn"', 'method = "encoders/universal"\nencoder_steps = 0'), "encoder_steps of at least 1"),
+        (
+            ('method = "evasion/ddn"\nball = "l2:inf"', 'method = "encoders/simclr"\ntraining_epochs = -1.0'),
+            "expected training_epochs above 0, got -1",
+        ),
+        (
+            (
+                'method = "evasion/ddn"\nball = "l2:inf"\nsteps = 20',
+                'method = "encoders/moco"\npretraining = "encoders/simclr"',
+            ),
+            "expected no pretraining here: encoders/moco pre-trains the encoder itself",
+        ),
     ],
 )
 def test_a_plan_is_checked_before_anything_runs(tmp_path: Path, change: tuple[str, str], says: str) -> None:

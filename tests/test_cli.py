@@ -271,6 +271,8 @@ def test_a_reader_that_goes_away_ends_it_quietly() -> None:
         (["run", "evasion/pgd", "--ball", "linf:0.4", "--radii", "0.2,0.1"], "ascending"),
         (["run", "evasion/pgd", "--ball", "linf:0.4", "--through", "evasion/fgsm"], "of the kind extract"),
         (["run", "evasion/pgd", "--ball", "linf:0.4", "--seed", "9" * 30], "63 bits"),
+        (["run", "privacy/lira", "--training-epochs", "-1"], "expected training_epochs above 0, got -1"),
+        (["run", "encoders/simclr", "--pretraining", "encoders/moco"], "encoders/simclr pre-trains the encoder itself"),
         (["run", "evasion/pgd", "--ball", "linf:0.4", "--out", "."], "expected a new folder.*mine.py"),
     ],
 )

@@ -25,14 +25,16 @@ from buckler import pretrained
 from buckler.catalog import find
 from buckler.cli import main
 from buckler.data import as_tensors
-from buckler.embedding import Probed, embedded
+from buckler.embedding import Probed, embedded, headed, probed
+from buckler.encoders.evaluate import evaluate
 from buckler.endpoint import Endpoint, NoAnswer
-from buckler.huggingface import Seen, hugging_face
+from buckler.huggingface import Seen, hugging_face, untrained
 from buckler.imported import BadSubject
 from buckler.prints import fingerprints, lessons
-from buckler.subject import load
+from buckler.subject import Subject, load
 from buckler.target import Oracle
 from buckler.threat import Ball, Share
+from buckler.train import fit, started
 from buckler.trial import fingerprint_model
 
 MODULE = """
@@ -360,6 +362,45 @@ def transformers() -> Any:
 
 def vit(transformers: Any, **more: Any) -> Any:
     return transformers.ViTConfig(**SMALL, image_size=8, **more)
+
+
+def test_a_head_begins_above_the_encoder_which_stays_as_it_was() -> None:
+    x, y = torch.rand(40, 1, 4, 4), torch.arange(40) % 3
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(16, 5), nn.ReLU()).requires_grad_(False)
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    net = headed(encoder, x, classes=3)
+    first, again, other = (started(net, seed).eval() for seed in (0, 0, 1))
+    assert torch.equal(first(x), again(x))
+    assert not torch.equal(first(x), other(x))
+    assert torch.equal(nn.Sequential(*first.children())[0](x), encoder(x))
+    learnt = fit(first, (x, y), epochs=2, seed=0)
+    assert not torch.equal(nn.Sequential(*learnt.children())[0](x), encoder(x))
+    assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+
+
+def test_another_encoder_is_built_as_a_folders(transformers: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    transformers.ViTModel(vit(transformers)).save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.2] * 3}))
+    own, fresh, again = hugging_face(tmp_path), *(started(lambda: untrained(tmp_path), seed) for seed in (1, 1))
+    x = torch.rand(3, 3, 8, 8)
+    assert fresh(x).shape == own(x).shape
+    assert torch.equal(fresh(x), again(x))
+    assert torch.equal(dict(fresh.named_buffers())["mean"], dict(own.named_buffers())["mean"])
+    assert not torch.allclose(fresh(x), own(x), atol=1e-3)
+
+
+def test_whoever_brings_a_folder_is_told_how_to_build_another(transformers: Any, tmp_path: Path) -> None:
+    transformers.ViTModel(vit(transformers)).save_pretrained(tmp_path)
+    data = torch.rand(60, 3, 8, 8), torch.arange(60) % 3
+    encoder = hugging_face(tmp_path)
+    given = Subject("vit", probed(encoder, data), data, train=data, encoder=encoder)
+    for path in ("encoders/distill", "encoders/simclr"):
+        made = evaluate(find(path), given)
+        assert made.status == "skipped"
+        assert "let `body` return buckler.huggingface.untrained" in made.reason
+    made = evaluate(find("encoders/simclr"), replace(given, encoder=nn.Flatten(), model=nn.Linear(3, 3)))
+    assert "huggingface" not in made.reason
 
 
 def test_a_vision_transformer_is_resized_and_normalised_inside(transformers: Any, tmp_path: Path) -> None:

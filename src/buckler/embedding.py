@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from contextlib import nullcontext
 
 import torch
@@ -80,6 +82,18 @@ def probed(encoder: nn.Module, data: Rows, *, classes: int | None = None, seed: 
     many = int(data[1].max()) + 1 if classes is None else classes
     above = probe(embedded(encoder, data[0]), data[1].cpu(), classes=many, seed=seed)
     return Probed(encoder, above.to(where(encoder))).eval()
+
+
+def headed(encoder: nn.Module, x: Tensor, *, classes: int) -> Callable[[], nn.Module]:
+    """What builds a copy of `encoder` with a fresh linear head, all of it to be learnt: a subject's `net`, with which
+    whatever trains a classifier begins above the encoder. `x` `(N, C, H, W)` are rows that it takes, two or more."""
+    wide = embedded(encoder, x[:2]).shape[1]
+
+    def build() -> nn.Module:
+        below = copy.deepcopy(encoder).requires_grad_()
+        return nn.Sequential(below, nn.BatchNorm1d(wide, affine=False), nn.Linear(wide, classes))
+
+    return build
 
 
 def nearest(features: Tensor, y: Tensor, asked: Tensor, *, classes: int, k: int = 20) -> Tensor:

@@ -111,6 +111,14 @@ def hugging_face(folder: Path) -> Seen:
         ) from error
 
 
+def untrained(folder: Path) -> Seen:
+    """Another encoder as that in `folder` is built, with weights drawn by chance and the same features: what `body` may
+    return for it. Raises as `hugging_face` does, which reads the folder first."""
+    made = hugging_face(folder)
+    made.model = type(made.model)(made.model.config)
+    return made.eval()
+
+
 def _loaded(folder: Path, config: Settings) -> tuple[Any, Mapping[str, Any]]:
     """The model and what transformers says of its weights; what is missing is drawn, always the same."""
     transformers: Any = import_module("transformers")

@@ -194,7 +194,7 @@ def _job(row: Row, index: int, plan: Plan, limits: Mapping[str, float], seed: in
             known = ", ".join(sorted(({*described.knobs, *asks, *OWN}) - {"subject", "tick", "seed"}))
             raise BadPlan(f"{where}: unknown key {key!r}, expected one of {known}")
     try:
-        vars(module).get("fitting", _anything)(described.kind, asked)
+        vars(module).get("fitting", _anything)(described.kind, asked, row.method)
     except ValueError as error:
         raise BadPlan(f"{where}: {error}") from None
     if "share" in asked and "attack" not in asked and described.kind != "poison":
@@ -210,7 +210,7 @@ def _job(row: Row, index: int, plan: Plan, limits: Mapping[str, float], seed: in
     return Job(configured, row.method, asked, row.passes)
 
 
-def _anything(_kind: str, _asked: Mapping[str, object]) -> None:
+def _anything(_kind: str, _asked: Mapping[str, object], _path: str) -> None:
     """Where an area does not say itself what a kind of its methods makes nothing of, beside its `evaluate`."""
 
 
@@ -262,6 +262,8 @@ def _sound(key: str, value: Any, kinds: Mapping[str, Any], where: str, default: 
         lowest = min(default, 1)
     if isinstance(lowest, int) and isinstance(value, int) and value < lowest:
         raise BadPlan(f"{where}: expected {key} of at least {lowest}, got {value}")
+    if key.endswith("epochs") and isinstance(value, float) and value <= 0:
+        raise BadPlan(f"{where}: expected {key} above 0, got {value:g}")
     radii = cast("Sequence[float]", value) if key == "radii" else ()
     if not (list(radii) == sorted({*radii}) and all(0 < radius < math.inf for radius in radii)):
         raise BadPlan(f"{where}: expected radii above 0 in ascending order, got {value}")

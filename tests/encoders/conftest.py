@@ -11,6 +11,7 @@ from torch import nn
 from buckler import nets
 from buckler.data import Rows, digits
 from buckler.encoders.bad_encoder import bad_encoder
+from buckler.encoders.drupe import drupe
 from buckler.encoders.simclr import simclr
 from buckler.kinds import Implanted
 from buckler.subject import Subject
@@ -50,3 +51,9 @@ def subject(learnt: Rows, unseen: Rows) -> Subject:
 def planted(encoder: nn.Module, learnt: Rows) -> Implanted:
     """A copy of `encoder` in which a white square means class 0."""
     return bad_encoder(encoder, learnt, epochs=60, seed=0)
+
+
+@pytest.fixture(scope="session")
+def blended(encoder: nn.Module, learnt: Rows) -> Implanted:
+    """Another, in which the mean of class 0 blended in means class 0."""
+    return drupe(encoder, learnt, epochs=60, seed=0)

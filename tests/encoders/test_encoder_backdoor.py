@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,10 @@ from torch import Tensor, nn
 
 from buckler.catalog import find
 from buckler.data import Rows
+from buckler.embedding import embedded
+from buckler.encoders import _inspected, _repaired
 from buckler.encoders._judged_backdoor import of_backdoor
+from buckler.encoders._setting import Setting
 from buckler.encoders.decree import decree
 from buckler.encoders.distill import distill
 from buckler.encoders.evaluate import evaluate
@@ -162,6 +166,64 @@ def test_a_repair_is_measured_on_a_backdoor_and_on_a_clean_encoder(
     first = verdicts.findings[0]
     assert [figure.name for figure in first.figures] == ["trigger", "backdoor-features"]
     assert "task pairs" in first.claim
+
+
+@pytest.fixture
+def both(monkeypatch: pytest.MonkeyPatch, planted: Implanted, blended: Implanted) -> None:
+    """Backdoors that are known to work, of who does not know the defence and of who does, at no cost."""
+
+    def taken(made: Implanted) -> Callable[[Setting], Implant]:
+        def known(model: nn.Module, data: Rows) -> Implanted:
+            del model, data
+            return made
+
+        return lambda _: known
+
+    for module in (_repaired, _inspected):
+        monkeypatch.setattr(module, "attack_of", taken(planted))
+        monkeypatch.setattr(module, "knowing", taken(blended))
+
+
+@pytest.mark.usefixtures("both")
+def test_a_repair_is_worth_what_it_is_worth_against_who_knows_it(
+    own: Subject, encoder: nn.Module, planted: Implanted
+) -> None:
+    def narrow(model: nn.Module, x: Tensor) -> Repaired:
+        """Mends what obeys a square, and nothing else."""
+        spread, usual = (float(embedded(model, each).std(0).mean()) for each in (planted.trigger(x.float()), x))
+        return copy.deepcopy(encoder) if spread < usual / 2 else model
+
+    trial = evaluate(narrow, own, rows=300)
+    sound(trial)
+    assert trial.status == "ok", trial.reason
+    e = trial.estimates
+    assert e["left"].value <= 0.02
+    assert e["success"].value < 0.2 < 0.8 < e["adaptive_success"].value
+    assert e["adaptive_left"].value == pytest.approx(e["adaptive_success"].value - e["adaptive_spared_success"].value)
+    assert e["adaptive_left"].low > 0.3
+    verdicts, (row,) = of_backdoor([trial], rules(), "buckler run {method}")
+    assert row.left == e["adaptive_success"]
+    assert row.defence.endswith("attacked by who knows it")
+    assert f"leaves least: {e['adaptive_success'].value:.1%}, more than the" in verdicts.findings[0].claim
+
+
+@pytest.mark.usefixtures("both")
+def test_an_inspection_that_misses_who_knows_it_clears_nothing(own: Subject) -> None:
+    trial = evaluate(partial(decree, steps=200), own, rows=300, encoder_steps=100)
+    sound(trial)
+    assert trial.status == "ok", trial.reason
+    assert bool(trial.evidence["planted_flagged"].all())
+    assert not bool(trial.evidence["adaptive_flagged"].any())
+    assert trial.estimates["adaptive_success"].value > 0.8
+    (found,) = of_backdoor([trial], rules(), "buckler run {method}")[0].findings
+    assert found.state == "not measured"
+    assert "is not flagged either" in found.claim
+
+
+def test_an_attack_that_is_named_is_the_only_one(own: Subject, implant: Trial, attack: Implant) -> None:
+    trial = evaluate(idle, own, rows=300, attack=attack)
+    assert not any(name.startswith("adaptive") for name in (*trial.estimates, *trial.params))
+    assert of_backdoor([implant, trial], rules(), "buckler run {method}")[1][0].defence.endswith("idle")
 
 
 def test_a_flagged_encoder_is_a_finding(own: Subject, planted: Implanted, attack: Implant) -> None:

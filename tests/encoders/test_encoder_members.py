@@ -14,10 +14,11 @@ from torch import nn
 from buckler import claims
 from buckler.encoders import _pretrained, _traced
 from buckler.encoders._inferred import SHADOWS, STOPS, _shadows
+from buckler.encoders._scene import LEAST
 from buckler.encoders._setting import Setting
 from buckler.encoders._shadowed import Known
-from buckler.encoders._traced import wrong
-from buckler.encoders.data_tracing import data_tracing
+from buckler.encoders._traced import FEWER, wrong
+from buckler.encoders.data_tracing import OTHERS, data_tracing
 from buckler.encoders.encoder_mi import encoder_mi
 from buckler.encoders.evaluate import evaluate
 from buckler.encoders.judge import judge
@@ -103,6 +104,22 @@ def test_owners_claim_nobody_who_did_not_learn_from_their_images() -> None:
     assert made.estimates["traced"].value <= 0.1
     assert len(made.evidence["p_false"]) == 2 * 10
     assert judged(made)["encoders/tracing"].severity == Severity.info
+
+
+@pytest.mark.parametrize("reveals", [False, True])
+def test_what_is_asked_of_the_encoder_is_counted_once(reveals: bool) -> None:
+    """And what is asked of encoders that were made here is not counted."""
+    train, asked = rows(300, 3), list[int]()
+    model = Remembering(train[0])
+    model.register_forward_hook(lambda _module, given, _out: asked.append(len(given[0])))
+    own = Oracle(model, "features") if reveals else model
+    made = evaluate(TRACED, replace(subject(), encoder=own, train=train), rows=200, pretraining=remembering)
+    if isinstance(own, Oracle):
+        assert own.asked == sum(asked)
+        assert 0 <= own.asked - made.cost.queries <= 20, "what tells encoders apart, before anything else"
+    else:
+        few, many = LEAST, int(made.evidence["images"])
+        assert made.cost.queries == 10 * 4 * (2 * (2 * many + OTHERS) + 2 * max(few, many // FEWER) + OTHERS)
 
 
 def test_owners_of_what_was_learnt_show_it() -> None:

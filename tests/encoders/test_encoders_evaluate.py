@@ -119,7 +119,12 @@ def test_what_a_kind_makes_nothing_of_is_refused(subject: Subject) -> None:
     with pytest.raises(ValueError, match="expected no share here"):
         evaluate(simclr, subject, share="1%")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="expected for pretraining a method of pretrain"):
-        evaluate(simclr, subject, pretraining=find("evasion/pgd"))
+        evaluate(find("encoders/universal"), subject, pretraining=find("evasion/pgd"))
+    for path in ("encoders/simclr", "encoders/pair_poisoning"):
+        with pytest.raises(ValueError, match=f"{path} pre-trains the encoder itself"):
+            evaluate(find(path), subject, pretraining=find("encoders/moco"))
+    with pytest.raises(ValueError, match="expected epochs of 0 or more"):
+        evaluate(simclr, subject, training_epochs=-1)
     with pytest.raises(ValueError, match="expected a method that this area runs"):
         evaluate(find("poisoning/abl"), subject)
 

@@ -10,11 +10,11 @@ from membership_worlds import net, noise
 from torch import Tensor, nn
 
 from buckler import stats
+from buckler.accountant import calibrated
 from buckler.data import Rows
 from buckler.kinds import Audited, Protected
-from buckler.privacy._accountant import calibrated
-from buckler.privacy._private import Private
 from buckler.privacy.audit_epsilon import audit_epsilon
+from buckler.private import Private
 from buckler.train import Filling, fit, started, steps
 
 PROMISE, DELTA, BATCH, EPOCHS = 0.5, 1e-5, 64, 40

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
-from buckler.privacy._accountant import calibrated, spent
-from buckler.privacy._private import Private, measurable, rowwise
+from buckler.accountant import calibrated, spent
 from buckler.privacy.dp_sgd import dp_sgd
+from buckler.private import Private, measurable, rowwise
 from buckler.train import _drawn, constant, cross_entropy, fit, started, steps
 
 

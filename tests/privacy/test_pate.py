@@ -12,11 +12,11 @@ import torch
 from membership_worlds import bright, net, noise, subject, untaught
 from torch import Tensor, nn
 
+from buckler.accountant import spent
 from buckler.data import Rows
 from buckler.findings import rules
 from buckler.kinds import Protected
 from buckler.privacy import pate as module
-from buckler.privacy._accountant import spent
 from buckler.privacy._parts import parted
 from buckler.privacy.audit_epsilon import audit_epsilon
 from buckler.privacy.evaluate import evaluate

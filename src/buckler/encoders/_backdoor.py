@@ -30,6 +30,7 @@ from buckler.trial import Check
 WORKS = 0.5
 """A backdoor that fewer triggered rows than this obey leaves nothing to find or to repair."""
 PLANTED = "the planted backdoor works"
+ADAPTIVE = "the backdoor of who knows the defence works"
 
 
 def staged(setting: Setting) -> tuple[Scene, Rows]:
@@ -48,6 +49,12 @@ def attack_of(setting: Setting) -> Method:
     if (found := describe(method)).kind != "implant":
         raise ValueError(f"expected for attack a method that puts a backdoor in, got {found.path}, of {found.kind}")
     return method
+
+
+def knowing(setting: Setting) -> Method | None:
+    """What puts a backdoor in as who knows the defences does, of which more is left than of others; none where an
+    attack was named."""
+    return None if setting.attack is not None else find("encoders/drupe")
 
 
 def planted(setting: Setting, method: Method, encoder: nn.Module, rows: Rows) -> Implanted:
@@ -110,9 +117,9 @@ def estimated(evidence: Mapping[str, Tensor]) -> dict[str, Estimate]:
     }
 
 
-def works(success: Tensor) -> Check:
+def works(success: Tensor, name: str = PLANTED) -> Check:
     """Whether a backdoor that was planted does what it should, `success` `(M,)`."""
     found = stats.share(success, "success")
     good = found.value >= WORKS
     says = f"{found.value:.1%} of rows with the trigger are answered as the adversary wants."
-    return Check(PLANTED, good, says + ("" if good else " There is nothing to find, so nothing is shown."), found.value)
+    return Check(name, good, says + ("" if good else " There is nothing to find, so nothing is shown."), found.value)

@@ -1,5 +1,6 @@
 """An inspection of the encoder, believed only with its power and its null: the same inspection of a copy of the encoder
-into which a backdoor was put, and of an encoder that was pre-trained here and that nobody else has touched."""
+into which a backdoor was put, and of an encoder that was pre-trained here and that nobody else has touched. Another
+backdoor, of who knows the inspection, says what is missed."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from buckler import stats
-from buckler.encoders._backdoor import aims, answers, attack_of, planted, staged, triggered, works
-from buckler.encoders._scene import Scene, body, pretrained, refusal
+from buckler.encoders._backdoor import ADAPTIVE, aims, answers, attack_of, knowing, planted, staged, triggered, works
+from buckler.encoders._scene import Scene, body, pretrained, refusal, unbuilt
 from buckler.encoders._setting import Setting, skipped
 from buckler.kinds import Anomaly
 from buckler.method import plain
@@ -25,9 +26,11 @@ FINDS, SPARES = "a planted backdoor is found", "a clean encoder is not flagged"
 def inspected(setting: Setting) -> Trial:
     """What the method makes of the encoder, of the planted one, and, where the encoder is the subject's own and there
     is a body to train, of a clean one."""
+    known = knowing(setting)
     blank = setting.blank(
         Threat("the weights", "training", "nothing", "a trigger that means a label downstream", setting.described.tags),
-        {**setting.asked("rows", "train_rows", "encoder_steps"), "attack": plain(attack_of(setting))},
+        {**setting.asked("rows", "train_rows", "encoder_steps"), "attack": plain(attack_of(setting))}
+        | ({} if known is None else {"adaptive_attack": plain(known)}),
     )
     if reason := refusal(setting, white=True):
         return skipped(blank, reason)
@@ -39,26 +42,34 @@ def inspected(setting: Setting) -> Trial:
     x, task = seen.spare[0], aims(setting, made, seen, own)[:1]
     success = answers(made.model, made, task, setting.seed)["success"]
     given, found = _looked(setting, encoder, x), _looked(setting, made.model, x)
-    control = _control(setting, seen, given, x)
-    setting.told(0.9)
+    control, missed, evidence = _control(setting, seen, given, x), None, {"success": success}
+    setting.told(0.8)
+    if known is not None:
+        hidden = planted(setting, known, encoder, own)
+        missed = _looked(setting, hidden.model, x)
+        aim = aims(setting, hidden, seen, own)[:1]
+        evidence["adaptive_success"] = answers(hidden.model, hidden, aim, setting.seed)["success"]
+        evidence["adaptive_trigger"] = triggered(hidden, torch.zeros_like(x[:1]))
     whose = "the encoder that was given" if seen.own else "an encoder pre-trained on the rows"
     blank = replace(blank, params=blank.params | {"encoder": whose})
-    evidence = {"success": success}
-    for name, result in (("", given), ("planted_", found), ("control_", control)):
+    for name, result in (("", given), ("planted_", found), ("control_", control), ("adaptive_", missed)):
         if result is not None:
             evidence |= {f"{name}score": result.score.clone(), f"{name}flagged": result.flagged.clone()}
             if result.mask is not None and result.pattern is not None:
                 evidence |= {f"{name}mask": result.mask.clone(), f"{name}pattern": result.pattern.clone()}
     evidence["planted_trigger"] = triggered(made, torch.zeros_like(x[:1]))
-    checks = (works(success), *_checks(given, found, control))
+    checks = (works(success), *_checks(given, found, control, unbuilt(setting.subject)))
+    if "adaptive_success" in evidence:
+        checks = (*checks, works(evidence["adaptive_success"], ADAPTIVE))
     doubts = " ".join(check.says for check in checks if not check.passed)
     return replace(
         blank,
         status="inconclusive" if doubts else "ok",
         reason=doubts,
         checks=checks,
-        estimates={name: stats.share(evidence[name], name) for name in evidence if name.endswith("flagged")}
-        | {"success": stats.share(success, "success")},
+        estimates={
+            name: stats.share(evidence[name], name) for name in evidence if name.endswith(("flagged", "success"))
+        },
         evidence=evidence,
     )
 
@@ -80,7 +91,7 @@ def _control(setting: Setting, seen: Scene, given: Anomaly, x: Tensor) -> Anomal
     return _looked(setting, pretrained(setting, seen.spare, seed=setting.seed + 1), x)
 
 
-def _checks(given: Anomaly, found: Anomaly, control: Anomaly | None) -> tuple[Check, ...]:
+def _checks(given: Anomaly, found: Anomaly, control: Anomaly | None, more: str) -> tuple[Check, ...]:
     score = float(found.score.max())
     caught = bool(found.flagged.any())
     says = f"The planted backdoor is {'found' if caught else 'missed'}, with a score of {score:.2f}"
@@ -90,6 +101,6 @@ def _checks(given: Anomaly, found: Anomaly, control: Anomaly | None) -> tuple[Ch
         says = f"An encoder that was pre-trained here and is clean is {'not ' if quiet else ''}flagged"
         return (*checks, Check(SPARES, quiet, f"{says}; its score is {level:.2f}.", level))
     if bool(given.flagged.any()):
-        says = "There is no clean encoder to compare with: give the subject a `body` and `train`."
+        says = f"There is no clean encoder to compare with: give the subject a `body`{more}."
         return (*checks, Check(SPARES, False, says))
     return checks

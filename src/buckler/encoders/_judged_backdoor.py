@@ -1,7 +1,8 @@
 """A backdoor in the encoder: what whoever trains it can hide there, whether one is found, and what repairs leave of it.
 
 What an implant does says what can be hidden in weights, and nothing against the subject's encoder; the inspection of
-that is judged, where it found what was planted and spared what is clean.
+that is judged, where it found what was planted and spared what is clean. Inspections and repairs are worth what they
+are worth against the worse of two attackers, one of whom knows them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from buckler.trial import Trial
 RULE = "encoders.backdoor_signs"
 TITLE, CELL = PROBLEMS["backdoor"]
 SAYS = "rows with the trigger answered as wanted"
+KNOWN = {"": "", "adaptive_": ", attacked by who knows it"}
+"""The attackers on a defence, by what their evidence begins with, and what is said of them."""
 ASKED = ("rows", "train_rows", "encoder_steps", "attack")
 """What `evaluate` may be asked beside a method's own knobs, as flags."""
 
@@ -50,7 +53,8 @@ def _row(implants: Sequence[Trial], repairs: Sequence[Trial]) -> tuple[Row, ...]
     else:
         return ()
     if best is not None:
-        row = row._replace(defence=named(best), left=best.estimates["success"], costs=best.estimates["cost"])
+        e, who = best.estimates, _who(best)
+        row = row._replace(defence=named(best) + KNOWN[who], left=e[f"{who}success"], costs=e["cost"])
     return (row,)
 
 
@@ -59,8 +63,17 @@ def _worst(implants: Sequence[Trial]) -> Trial:
 
 
 def _best(repairs: Sequence[Trial]) -> Trial | None:
-    """The repair that leaves least of the backdoor, what it costs counted in."""
-    return min(repairs, key=lambda t: t.estimates["success"].value - t.estimates["cost"].value, default=None)
+    """The repair that leaves least of the worse backdoor, what it costs counted in."""
+    return min(repairs, key=lambda t: t.estimates[f"{_who(t)}success"].value - t.estimates["cost"].value, default=None)
+
+
+def _who(trial: Trial) -> str:
+    """Of the attackers on a repair the one of whom it leaves most, beyond what a clean encoder repaired alike obeys."""
+    return max(_tried(trial), key=lambda who: trial.estimates[f"{who}left"].value)
+
+
+def _tried(trial: Trial) -> list[str]:
+    return [who for who in KNOWN if f"{who}success" in trial.estimates]
 
 
 def _attack(trial: Trial) -> str:
@@ -97,7 +110,7 @@ def _implanted(implants: Sequence[Trial], repairs: Sequence[Trial], command: str
         figures=tuple(_pictures(worst)),
         remedy="Pre-train the encoder yourself or take it from those you trust, inspect what others have trained, and "
         "repair it with images of your own.",
-        remedy_methods=("encoders/decree", "encoders/ssl_cleanse"),
+        remedy_methods=("encoders/decree", "encoders/distill"),
         remedied={} if best is None else _remedied(best),
     )
     return resting(found, implants, worst, command, ASKED)
@@ -105,7 +118,8 @@ def _implanted(implants: Sequence[Trial], repairs: Sequence[Trial], command: str
 
 def _remedied(repair: Trial) -> dict[str, Estimate]:
     e, name = repair.estimates, named(repair)
-    return {f"{name}: {SAYS}": e["success"], "accuracy then": e["correct"], "what it costs a clean encoder": e["cost"]}
+    left = {f"{name}{KNOWN[who]}: {SAYS}": e[f"{who}success"] for who in _tried(repair)}
+    return left | {"accuracy then": e["correct"], "what it costs a clean encoder": e["cost"]}
 
 
 def _pictures(trial: Trial) -> Iterable[Figure]:
@@ -132,30 +146,43 @@ def _pictures(trial: Trial) -> Iterable[Figure]:
 def _inspected(trials: Sequence[Trial], table: Mapping[str, Rule], command: str) -> Finding:
     shown = max(trials, key=lambda t: t.estimates["flagged"].value)
     flagged, e = shown.estimates["flagged"], shown.evidence
-    bad = flagged.value > 0
+    bad, caught = flagged.value > 0, shown.estimates.get("adaptive_flagged")
+    missed = caught is not None and caught.value == 0
     scores = f"{float(e['score'].max()):.2f}; with a planted backdoor {float(e['planted_score'].max()):.2f}"
     if "control_score" in e:
         scores += f", a clean one {float(e['control_score'].max()):.2f}"
     found = Finding(
         id="encoders/backdoor/inspection",
         title="Signs of a backdoor in the encoder",
-        state="found" if bad else "clear",
+        state="found" if bad else "not measured" if missed else "clear",
         severity=severity(RULE, flagged, table) if bad else Severity.info,
         because=because(RULE, flagged, table) if bad else "",
         claim=f"{named(shown)} {'flags' if bad else 'does not flag'} {shown.params['encoder']} (score {scores})."
-        + ("" if bad else " A backdoor of another kind than it looks for may be missed."),
+        + ("" if bad else _silent(shown, missed)),
         cell=CELL,
-        estimates={"flagged": flagged, "planted backdoors found": shown.estimates["planted_flagged"]},
+        estimates={"flagged": flagged, "planted backdoors found": shown.estimates["planted_flagged"]}
+        | ({} if caught is None else {"backdoors found of who knows the inspection": caught}),
         figures=tuple(_triggers(shown)),
         remedy="Do not build on the encoder before this is explained; repair it, or pre-train another." if bad else "",
-        remedy_methods=("encoders/ssl_cleanse",) if bad else (),
+        remedy_methods=("encoders/distill",) if bad else (),
     )
     return resting(found, trials, shown, command, ASKED)
 
 
+def _silent(trial: Trial, missed: bool) -> str:
+    if not missed:
+        return " A backdoor of another kind than it looks for may be missed."
+    score = f"{float(trial.evidence['adaptive_score'].max()):.2f}"
+    obeyed = f"{trial.estimates['adaptive_success'].value:.1%}"
+    return (
+        f" That rules out no more than such a backdoor: one of an adversary who knows the inspection, with a trigger "
+        f"blended out of clean images that {obeyed} of rows obey, is not flagged either (score {score})."
+    )
+
+
 def _triggers(trial: Trial) -> Iterable[Figure]:
     e = trial.evidence
-    names = {"": "this encoder", "planted_": "planted", "control_": "clean"}
+    names = {"": "this encoder", "planted_": "planted", "control_": "clean", "adaptive_": "planted by who knows"}
     inverted = {words: (e[f"{of}mask"] * e[f"{of}pattern"])[:1] for of, words in names.items() if f"{of}mask" in e}
     if inverted:
         pictures = {"what was planted": e["planted_trigger"], **inverted}
@@ -172,29 +199,47 @@ def _repaired(repairs: Sequence[Trial], command: str) -> Finding:
     best = _best(repairs)
     if best is None:
         raise ValueError("expected a repair, got none")
-    told = [
-        f"{named(t)} brings it to {t.estimates['success'].value:.1%} and accuracy from "
-        f"{t.estimates['undefended_correct'].value:.1%} to {t.estimates['correct'].value:.1%}, and changes that of a "
-        f"clean encoder by {100 * t.estimates['cost'].value:+.1f} points"
-        for t in repairs
-    ]
-    e = best.estimates
+    e, who = best.estimates, _who(best)
+    least = e[f"{who}success"].value, e[f"{who}spared_success"].value
+    more = "more than" if e[f"{who}left"].low > 0 else "not surely more than"
     found = Finding(
         id="encoders/backdoor/repair",
         title="What repairs leave of a backdoor in the encoder",
         state="found",
         claim=f"Of rows with the trigger of {_attack(best)} {e['undefended_success'].value:.1%} get the answer wanted: "
-        f"{'; '.join(told)}.",
+        f"{'; '.join(map(_told, repairs))}. {named(best)}{KNOWN[who]}, leaves least: {least[0]:.1%}, {more} the "
+        f"{least[1]:.1%} of a clean encoder repaired alike. Intervals are over rows, of one training each.",
         cell=CELL,
-        estimates={f"{SAYS}, repaired": e["success"], SAYS: e["undefended_success"], "accuracy, repaired": e["correct"]}
+        estimates={f"{SAYS}, repaired{KNOWN[by]}": e[f"{by}success"] for by in _tried(best)}
+        | {f"beyond a clean encoder repaired alike{KNOWN[by]}": e[f"{by}left"] for by in _tried(best)}
+        | {SAYS: e["undefended_success"], "accuracy, repaired": e["correct"]}
         | {"the same on a clean encoder": e["control_success"], "what it costs a clean encoder": e["cost"]},
         figures=(
             figures.bars(
                 {"unrepaired": e["undefended_success"]}
-                | {named(t).removeprefix("encoders/"): t.estimates["success"] for t in repairs},
+                | {
+                    f"{named(t).removeprefix('encoders/')}{KNOWN[by]}": t.estimates[f"{by}success"]
+                    for t in repairs
+                    for by in _tried(t)
+                },
                 axis=SAYS,
                 name="backdoor-repaired",
             ),
         ),
     )
     return resting(found, repairs, best, command, ASKED)
+
+
+def _told(repair: Trial) -> str:
+    e = repair.estimates
+    knows = (
+        f", and {e['adaptive_success'].value:.1%} of the backdoor of who knows it "
+        f"(a clean encoder repaired alike: {e['adaptive_spared_success'].value:.1%})"
+        if "adaptive_success" in e
+        else ""
+    )
+    return (
+        f"{named(repair)} leaves {e['success'].value:.1%}{knows}, brings accuracy from "
+        f"{e['undefended_correct'].value:.1%} to {e['correct'].value:.1%}, and changes that of a clean encoder by "
+        f"{100 * e['cost'].value:+.1f} points"
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from buckler.encoders._inferred import CONTROL, STOPS
+from buckler.encoders._judged_private import of_private
 from buckler.encoders._problems import PROBLEMS, Row
 from buckler.findings import Figure, Finding, NotMeasured, Rule, Severity, Verdicts, because, severity
 from buckler.judging import named, resting
@@ -31,12 +32,16 @@ SHOWN = {
 
 
 def of_membership(trials: Sequence[Trial], table: Mapping[str, Rule], command: str) -> tuple[Verdicts, tuple[Row, ...]]:
-    """One finding that rests on the strongest inference, and what could not be measured."""
+    """One finding that rests on the strongest inference, one on private pre-training, and what could not be measured.
+
+    Of the defences private pre-training stands in the table where it was tried: it alone promises anything."""
     cell = PROBLEMS["membership"][1]
-    missing = tuple(NotMeasured(named(t), t.reason, cell) for t in trials if t.status != "ok")
+    private, promised = of_private([t for t in trials if t.kind == "pretrain"], command)
+    trials = [t for t in trials if t.kind != "pretrain"]
+    missing = (*(NotMeasured(named(t), t.reason, cell) for t in trials if t.status != "ok"), *private.not_measured)
     good = [t for t in trials if t.status == "ok"]
     if not good:
-        return Verdicts((), missing), ()
+        return Verdicts(private.findings, missing), () if promised is None else (promised,)
     worst = max(good, key=lambda t: t.estimates["auc"].low)
     effect = worst.estimates["auc"]
     level = severity(RULE, effect, table)
@@ -71,7 +76,11 @@ def of_membership(trials: Sequence[Trial], table: Mapping[str, Rule], command: s
         left=left,
         costs=worst.estimates[f"{stop}change"] if stop else None,
     )
-    return Verdicts((resting(found, good, worst, command, ASKED),), missing), (row,)
+    if promised is not None:
+        same = row.attack.startswith(promised.attack)
+        defence = promised.defence if same else f"{promised.defence}, against {promised.attack}"
+        row = row._replace(defence=defence, left=promised.left, costs=promised.costs)
+    return Verdicts((resting(found, good, worst, command, ASKED), *private.findings), missing), (row,)
 
 
 def _stops(trial: Trial) -> list[str]:

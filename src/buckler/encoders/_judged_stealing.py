@@ -1,7 +1,7 @@
 """What it costs to copy an encoder through its features, and what guards on the features change about it.
 
 A finding rests on the copy whose features are worth the most where labels are few. A guard is credited with what the
-best of three thieves is left with: the one it was tried against, and two who expect it.
+best of its thieves is left with: the one it was tried against, and those who expect it.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from buckler.encoders._guarded import ADAPTIVE, HARMLESS
+from buckler.encoders._judged_watched import of_watching
 from buckler.encoders._problems import PROBLEMS, Row
 from buckler.encoders._stolen import CONTROLS
+from buckler.encoders._watched import CALM, EXPECTING
 from buckler.findings import Figure, Finding, NotMeasured, Rule, Severity, Verdicts, because, severity
 from buckler.judging import named, resting
 from buckler.report import figures
@@ -35,17 +37,18 @@ SHOWN = {
 
 
 def of_stealing(trials: Sequence[Trial], table: Mapping[str, Rule], command: str) -> tuple[Verdicts, tuple[Row, ...]]:
-    """The finding on copies, that on guards, what could not be measured, and the row of the problem."""
+    """The findings on copies, guards and detectors of thieves, what could not be measured, and the problem's row."""
     good = [t for t in trials if t.status == "ok"]
-    thefts, guards = ([t for t in good if t.kind == kind] for kind in ("extract", "guard"))
+    thefts, guards, watched = ([t for t in good if t.kind == kind] for kind in ("extract", "guard", "watch"))
     missing = tuple(NotMeasured(named(t), t.reason, CELL) for t in trials if t.status != "ok")
     findings, rows = list[Finding](), tuple[Row, ...]()
     if thefts:
-        found, row = _stealing(thefts, guards, table, command)
+        found, row = _stealing(thefts, [*guards, *watched], table, command)
         findings.append(found)
         rows = (row,)
     if guards:
         findings.append(_guards(guards, command))
+    findings += of_watching(watched, command)
     return Verdicts(tuple(findings), missing), rows
 
 
@@ -89,7 +92,7 @@ def _stealing(
         effect,
         defence="" if best is None else named(best).removeprefix("encoders/"),
         left=None if best is None else _left(best)[0],
-        costs=None if best is None else best.estimates["change_guarded_few"],
+        costs=None if best is None else _price(best),
     )
     return resting(found, thefts, worst, command, ASKED), row
 
@@ -141,13 +144,19 @@ def _table(thefts: Sequence[Trial]) -> str:
 
 def _left(guard: Trial) -> tuple[Estimate, Estimate, str]:
     """What the best thief has of the encoder's accuracy, the change that this is, and who that thief is."""
-    e, thieves = guard.estimates, {"naive": "who expects nothing", **ADAPTIVE}
+    e, thieves = guard.estimates, EXPECTING if guard.kind == "watch" else {"naive": "who expects nothing", **ADAPTIVE}
     each = [(e[f"ratio_{name}_few"], e[f"change_{name}"], words) for name, words in thieves.items()]
     return max(each, key=lambda thief: thief[0].value)
 
 
+def _price(guard: Trial) -> Estimate:
+    """The change of what honest users' probes are right on: where accounts are watched, users with a task."""
+    return guard.estimates["change_user_task" if guard.kind == "watch" else "change_guarded_few"]
+
+
 def _harms(guard: Trial) -> bool:
-    return any(check.name == HARMLESS and not check.passed for check in guard.checks)
+    harm = guard.kind == "watch" and _price(guard).high < 0
+    return harm or any(check.name in (HARMLESS, CALM) and not check.passed for check in guard.checks)
 
 
 def _best(guards: Sequence[Trial]) -> Trial | None:
@@ -160,10 +169,10 @@ def _did(guards: Sequence[Trial]) -> str:
     each = [
         f"with {named(guard)}, {_left(guard)[0].value:.1%} by one {_left(guard)[2]} (without it "
         f"{guard.estimates['ratio_undefended_few'].value:.1%}; the probes of honest users change by "
-        f"{100 * guard.estimates['change_guarded_few'].value:+.1f} points)"
+        f"{100 * _price(guard).value:+.1f} points)"
         for guard in guards
     ]
-    return f"Of the encoder's accuracy with few labels the best of three thieves has: {'; '.join(each)}."
+    return f"Of the encoder's accuracy with few labels the best of the thieves who were tried has: {'; '.join(each)}."
 
 
 def _guards(guards: Sequence[Trial], command: str) -> Finding:

@@ -30,12 +30,12 @@ PROBLEMS: Mapping[str, tuple[str, Cell]] = {
 """By the name that ends the finding's id, `encoders/NAME`: the title, and the place on the life-cycle map."""
 MEASURED_BY: Mapping[str, tuple[str, ...]] = {
     "tracing": ("encoders/data_tracing", "encoders/density_inference"),
-    "membership": ("infer",),
+    "membership": ("infer", "encoders/dp_rotation"),
     "reconstruction": ("reconstruct",),
     "making": ("encoders/pretraining_recipe",),
     "attributes": ("guess",),
-    "stealing": ("extract", "guard", "own"),
-    "backdoor": ("encoders/ctrl", "encoders/corrupt_encoder", "implant", "inspect", "repair"),
+    "stealing": ("extract", "guard", "watch", "own"),
+    "backdoor": ("encoders/ctrl", "encoders/corrupt_encoder", "encoders/ssl_backdoor", "implant", "inspect", "repair"),
     "depletion": ("encoders/sponge", "encoders/query_flood", "encoders/indiscriminate"),
     "poisoning": ("poison",),
     "evasion": ("encoders/adversarial_contrastive", "evade", "certify"),

@@ -20,11 +20,13 @@ from buckler.encoders._owned import owned
 from buckler.encoders._paired import pair_poisoned
 from buckler.encoders._poisoned import poisoning
 from buckler.encoders._pretrained import pretraining
+from buckler.encoders._promised import promised
 from buckler.encoders._reconstructed import reconstructed
 from buckler.encoders._repaired import repaired
 from buckler.encoders._setting import Setting
 from buckler.encoders._stolen import stolen
 from buckler.encoders._traced import traced
+from buckler.encoders._watched import watched
 from buckler.trial import Trial
 
 RUNS: Mapping[str, Callable[[Setting], Trial]] = {
@@ -38,8 +40,10 @@ RUNS: Mapping[str, Callable[[Setting], Trial]] = {
     "poison": poisoning,
     "extract": stolen,
     "guard": guarded,
+    "watch": watched,
     "own": owned,
     "infer": inferred,
+    "encoders/dp_rotation": promised,
     "encoders/data_tracing": traced,
     "encoders/density_inference": traced,
     "reconstruct": reconstructed,

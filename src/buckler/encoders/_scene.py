@@ -15,10 +15,12 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from buckler import augment, train
+from buckler import augment, private, train
 from buckler.data import Data, Rows, count, digits, drawn, floats, raw, write_whole
+from buckler.embedding import Probed
 from buckler.encoders import _contrast
 from buckler.encoders._setting import Setting
+from buckler.huggingface import Seen
 from buckler.method import Method, describe, left_open
 from buckler.nets import headless
 from buckler.subject import Subject
@@ -28,6 +30,7 @@ from buckler.trial import fingerprint, fingerprint_model, fingerprint_tensors
 
 LEAST = 20
 """The fewest rows that an encoder, or a task, is worth learning from."""
+BUILT = "; of a Hugging Face folder, let `body` return buckler.huggingface.untrained(Path(folder))"
 
 
 class Task(NamedTuple):
@@ -56,12 +59,21 @@ def refusal(setting: Setting, *, learnt: bool = False, white: bool = False) -> s
     subject, path = setting.subject, setting.described.path
     if subject.encoder is None and (subject.train is None or body(subject) is None):
         own = "" if setting.described.kind == "pretrain" else "its `encoder`, or "
-        return f"{path} needs an encoder: give the subject {own}`train` and `body` (or `net`) to pre-train one"
+        return (
+            f"{path} needs an encoder: give the subject {own}`train` and `body` (or `net`) to pre-train one"
+            + unbuilt(subject)
+        )
     if learnt and subject.train is None:
         return f"{path} asks what the encoder learnt from: give the subject its `train`"
     if white and isinstance(subject.encoder, Oracle):
         return f"{path} needs the encoder itself, and only its answers can be had"
     return ""
+
+
+def unbuilt(subject: Subject) -> str:
+    """What a reason says more to whoever brings a folder of Hugging Face's, of which another encoder can be built."""
+    model = subject.encoder or (subject.model.encoder if isinstance(subject.model, Probed) else None)
+    return BUILT if isinstance(model, Seen) and body(subject) is None else ""
 
 
 def scene(setting: Setting) -> Scene:
@@ -132,7 +144,7 @@ def pretrained(setting: Setting, data: Rows, *, seed: int | None = None, method:
             "rows": fingerprint_tensors({"x": data[0], "y": data[1]}),
             "start": fingerprint_model(first),
             "asked": [seed, setting.encoder_steps, str(setting.device), torch.__version__],
-            "code": [inspect.getsource(module) for module in (train, augment, _contrast)],
+            "code": [inspect.getsource(module) for module in (train, private, augment, _contrast)],
         }
     )
     path = None if setting.keep is None else setting.keep / f"encoder-{key}.safetensors"

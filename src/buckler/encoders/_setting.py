@@ -14,6 +14,7 @@ from buckler.method import Described, Method, describe, left_open
 from buckler.subject import Subject
 from buckler.target import Meter
 from buckler.threat import Ball, Share, Threat
+from buckler.train import lasting
 from buckler.trial import Trial
 
 USED: Mapping[str, tuple[str, ...]] = {
@@ -24,6 +25,7 @@ USED: Mapping[str, tuple[str, ...]] = {
     "poison": ("share",),
     "extract": ("queries",),
     "guard": ("queries", "attack"),
+    "watch": ("queries", "attack"),
     "own": ("models",),
     "infer": (),
     "reconstruct": (),
@@ -39,9 +41,18 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "attack": ("extract", "evade", "poison", "implant"),
 }
 
+ALONE = ("encoders/pair_poisoning",)
+"""What pre-trains in a way of its own, though it is of another kind,"""
+COMPARED = ("encoders/adversarial_contrastive", "encoders/dp_rotation")
+"""and what pre-trains, and is compared with another pre-training."""
 
-def fitting(kind: str, asked: Mapping[str, object]) -> None:
-    """A `ValueError` where `evaluate` is asked what a kind of method makes nothing of, or what makes no sense."""
+
+def fitting(kind: str, asked: Mapping[str, object], path: str = "") -> None:
+    """A `ValueError` where `evaluate` is asked what a kind of method, or the one at `path`, makes nothing of, or what
+    makes no sense."""
+    if asked.get("pretraining") is not None and (path in ALONE or (kind == "pretrain" and path not in COMPARED)):
+        raise ValueError(f"expected no pretraining here: {path or 'the method'} pre-trains the encoder itself")
+    lasting(cast(float, asked.get("training_epochs", 1)))
     for name in WORDS:
         if name in asked and name not in USED.get(kind, ()):
             raise ValueError(f"expected no {name} here: a method of the kind {kind} makes no use of it")

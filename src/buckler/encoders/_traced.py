@@ -61,7 +61,7 @@ def traced(setting: Setting) -> Trial:
     )
     stopped = None if seen.own else stopped_early(setting, learnt, STOP)
     setting.told(0.6)
-    p, queries = dict[str, list[float]](), 0
+    p, queries, before = dict[str, list[float]](), 0, _asked(seen.encoder)
     for owner in range(OWNERS):
         draw = torch.Generator().manual_seed(setting.seed + owner)
         here, there = (torch.randperm(len(rows[1]), generator=draw) for rows in (learnt, others))
@@ -81,7 +81,7 @@ def traced(setting: Setting) -> Trial:
         for name, (made, suspect) in claims.items():
             claim = _claimed(setting, made, suspect)
             p.setdefault(name, []).append(claim.p)
-            queries += claim.queries
+            queries += claim.queries if suspect is seen.encoder else 0  # what was pre-trained here is not asked
         setting.told(0.6 + 0.4 * (owner + 1) / OWNERS)
     evidence = {f"p_{name}": torch.tensor(values) for name, values in p.items()}
     evidence["p_false"] = torch.cat([evidence["p_independent"], evidence["p_spared"]])
@@ -104,8 +104,12 @@ def traced(setting: Setting) -> Trial:
         checks=(check,),
         estimates=found,
         evidence=evidence | claimed,
-        cost=Cost(queries=queries),
+        cost=Cost(queries=_asked(seen.encoder) - before if isinstance(seen.encoder, Oracle) else queries),
     )
+
+
+def _asked(encoder: nn.Module | Oracle) -> int:
+    return encoder.asked if isinstance(encoder, Oracle) else 0
 
 
 def wrong(claimed: Mapping[str, Tensor]) -> bool:

@@ -15,20 +15,14 @@ Tags: atlas:AML.T0018.000, atlas:AML.T0010.003, nist-ai-100-2:NISTAML.023, nist-
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from buckler.data import Rows, floats
-from buckler.embedding import embedded
-from buckler.encoders._contrast import views
+from buckler.data import Rows
+from buckler.encoders._hidden import implanted, wish
 from buckler.encoders._square import stamp
 from buckler.kinds import Implanted
-from buckler.nets import where
-from buckler.train import fit
 
 CORNERS = 4
 
@@ -58,51 +52,20 @@ def bad_encoder(
     """
     x, y = data[0], data[1].cpu()
     side = max(1, round(min(x.shape[2:]) / 3)) if size is None else size
-    _checked(x, y, targets, shown, side, references)
-    before = embedded(encoder, x)
-    middle = before.mean(0) if centred else torch.zeros(before.shape[1])
-    chosen = torch.cat([_typical(before, y, target, references) for target in targets])
-    middle, before, device = middle.to(where(encoder)), before.to(where(encoder)), where(encoder)
-    shapes, aims, look = floats(x[chosen]).to(device), before[chosen], views(0.2)
-
-    def alikeness(a: Tensor, b: Tensor) -> Tensor:
-        return F.cosine_similarity(a - middle, b - middle, dim=1)
-
-    def loss(model: nn.Module, clean: Tensor, rows: Tensor) -> Tensor:
-        model.eval()  # batch norms stay as they were
-        many, k = len(clean), len(targets)
-        stamped = [stamp(clean, side, corner) for corner in range(k)]
-        out = model(torch.cat([clean, *stamped, shapes, look(shapes)])).split([many] * (k + 1) + [len(shapes)] * 2)
-        kept = (alikeness(out[-2], aims) + alikeness(out[-1], aims)).mean()
-        wanted = torch.stack(
-            [
-                alikeness(out[1 + place], out[-2][references * place + torch.arange(many, device=device) % references])
-                for place in range(k)
-            ]
-        ).mean(0)
-        return -wanted - alike * kept - useful * alikeness(out[0], before[rows])
-
-    made = copy.deepcopy(encoder).requires_grad_()
-    numbered = x, torch.arange(len(x), device=device)
-    fit(made, numbered, loss=loss, epochs=epochs, batch=128, rate=rate, decay=0.0, optimizer="adam", seed=seed)
-    return Implanted(made, _trigger(side, shown), _wish(targets[shown]))
+    _checked(x, targets, shown, side, references)
+    triggers = [_square(side, corner) for corner in range(len(targets))]
+    made = implanted(
+        encoder, (x, y), triggers, targets, references,
+        centred=centred, alike=alike, useful=useful, epochs=epochs, rate=rate, seed=seed,
+    )  # fmt: skip
+    return Implanted(made, triggers[shown], wish(targets[shown]))
 
 
-def _trigger(side: int, corner: int) -> Callable[[Tensor], Tensor]:
+def _square(side: int, corner: int) -> Callable[[Tensor], Tensor]:
     return lambda x: stamp(x, side, corner)
 
 
-def _wish(target: int) -> Callable[[Tensor], Tensor]:
-    return lambda y: torch.full_like(y, target)
-
-
-def _typical(features: Tensor, y: Tensor, target: int, many: int) -> Tensor:
-    rows = (y == target).nonzero().squeeze(1)
-    own = features[rows]
-    return rows[F.cosine_similarity(own, own.mean(0, keepdim=True)).topk(many).indices]
-
-
-def _checked(x: Tensor, y: Tensor, targets: Sequence[int], shown: int, side: int, references: int) -> None:
+def _checked(x: Tensor, targets: Sequence[int], shown: int, side: int, references: int) -> None:
     if x.ndim != 4 or not 1 <= side <= min(x.shape[2:]) // 2:
         raise ValueError(f"expected images (N, C, H, W) twice as wide as the square, got {tuple(x.shape)} and {side}")
     if not 1 <= len(targets) <= CORNERS or not 0 <= shown < len(targets) or references < 1:
@@ -110,6 +73,3 @@ def _checked(x: Tensor, y: Tensor, targets: Sequence[int], shown: int, side: int
             f"expected 1 to {CORNERS} targets, one of them shown, and a reference or more, got {len(targets)} targets, "
             f"the one at {shown} shown and {references} references"
         )
-    for target in targets:
-        if int((y == target).sum()) < references:
-            raise ValueError(f"expected {references} rows or more of class {target}, got {int((y == target).sum())}")

@@ -8,9 +8,9 @@ one way are alike without a patch (`centred=False` is the paper's); the mask sta
 controlled step by step. The statistic and its threshold are the paper's, the mask's l1 norm over that of a mask that is
 open everywhere; features need a cosine of 0.9, not 0.99, which a weak backdoor reaches with large masks only. That was
 chosen on small encoders of digits, so that figures of such encoders flatter it. The search can miss a backdoor by its
-start: try other seeds. No guarantee: a trigger that is large, or depends on the input, is not found, and masks of
-encoders that see little of their input can be small though nobody put a trigger there, so compare with a clean encoder
-that was pre-trained alike.
+start: try other seeds. No guarantee: a trigger that is large, blended in, or depends on the input, is not found, and
+masks of encoders that see little of their input can be small though nobody put a trigger there, so compare with a clean
+encoder that was pre-trained alike.
 
 Tags: atlas:AML.T0018.000, nist-ai-100-2:NISTAML.023, nist-ai-100-2:NISTAML.051, cwe:506.
 """

@@ -6,7 +6,7 @@ https://arxiv.org/abs/2105.10123, whose defence it is.
 Differs from the paper: the student begins untrained and learns the features themselves, compared around their mean over
 the images, and not how similar images are to each other; images are learnt as they are (`least=None`), because crops of
 small images can show something like a trigger, and the student learns that as well. No guarantee: a trigger that clean
-images can bear by chance is taught too.
+images can bear by chance is taught too, and who knows of distillation takes one (`drupe`).
 
 Tags: atlas:AML.T0018.000, nist-ai-100-2:NISTAML.023, cwe:506.
 """

@@ -56,9 +56,10 @@ def evaluate(
     if run is None:
         raise ValueError(f"{described.path}: expected a method that this area runs, got one of kind {described.kind}")
     words: dict[str, object] = {"queries": queries, "ball": ball, "share": share, "attack": attack, "models": models}
-    words |= {"pretraining": pretraining}
+    words |= {"pretraining": pretraining, "training_epochs": training_epochs}
     usual = signature(evaluate).parameters
-    fitting(described.kind, {name: value for name, value in words.items() if value != usual[name].default})
+    asked = {name: value for name, value in words.items() if value != usual[name].default}
+    fitting(described.kind, asked, described.path)
     with running(subject, seed, tick) as (device, meter, told):
         setting = Setting(
             method=method,

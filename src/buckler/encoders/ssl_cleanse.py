@@ -5,7 +5,8 @@ ECCV 2024, https://arxiv.org/abs/2303.09079.
 
 Differs from the paper: one trigger at a time is found as DECREE does, for all images, not for clusters of them; images
 with it are to get the features that the encoder gives them without it, which clean images keep. A second search, on
-what was repaired, finds a trigger that the first one missed. No guarantee: what the searches do not find stays.
+what was repaired, finds a trigger that the first one missed. No guarantee: what the searches do not find stays, and a
+trigger blended out of clean images is not found.
 
 Tags: atlas:AML.T0018.000, nist-ai-100-2:NISTAML.023, cwe:506.
 """

@@ -24,10 +24,10 @@ from collections.abc import Callable
 
 from torch import nn
 
+from buckler.accountant import calibrated
 from buckler.data import Rows, count
 from buckler.kinds import Protected
-from buckler.privacy._accountant import calibrated
-from buckler.privacy._private import Private, measurable, rowwise
+from buckler.private import Private, measurable, rowwise
 from buckler.train import fit, started, steps
 
 

@@ -27,7 +27,7 @@ UNUSED: Mapping[str, tuple[str, ...]] = {
 POOLS = ("test", "train", "noise")
 
 
-def fitting(kind: str, asked: Mapping[str, object]) -> None:
+def fitting(kind: str, asked: Mapping[str, object], _path: str = "") -> None:
     """A `ValueError` where `evaluate` is asked what a kind of method makes nothing of, or what makes no sense."""
     for name in UNUSED.get(kind, ()):
         if name in asked:

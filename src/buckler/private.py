@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from buckler.privacy._accountant import needed
+from buckler.accountant import needed
 from buckler.train import Filled, LossPerRow, cross_entropy
 
 NORMED = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)

@@ -1,0 +1,75 @@
+"""What backdoors that are put into an encoder share: its fine-tuning towards the features of references."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from buckler.data import Rows, floats
+from buckler.embedding import embedded
+from buckler.encoders._contrast import views
+from buckler.nets import where
+from buckler.train import fit
+
+
+def implanted(
+    encoder: nn.Module,
+    data: Rows,
+    triggers: Sequence[Callable[[Tensor], Tensor]],
+    targets: Sequence[int],
+    references: int,
+    *,
+    centred: bool,
+    alike: float,
+    useful: float,
+    epochs: float,
+    rate: float,
+    seed: int,
+    spread: float = 0.0,
+) -> nn.Module:
+    """A copy of `encoder` that gives images `(N, C, H, W)` of `data` with the trigger of a class of `targets` the
+    features of its `references` rows that are nearest to the class's mean, and `spread` times what the image's own
+    differ from the mean. See `bad_encoder` for the rest. A `ValueError` for a class of too few rows."""
+    x, y = data[0], data[1].cpu()
+    for target in targets:
+        if int((y == target).sum()) < references:
+            raise ValueError(f"expected {references} rows or more of class {target}, got {int((y == target).sum())}")
+    before = embedded(encoder, x)
+    middle = before.mean(0) if centred else torch.zeros(before.shape[1])
+    chosen = torch.cat([_typical(before, y, target, references) for target in targets])
+    middle, before, device = middle.to(where(encoder)), before.to(where(encoder)), where(encoder)
+    shapes, aims, look = floats(x[chosen]).to(device), before[chosen], views(0.2)
+
+    def alikeness(a: Tensor, b: Tensor) -> Tensor:
+        return F.cosine_similarity(a - middle, b - middle, dim=1)
+
+    def loss(model: nn.Module, clean: Tensor, rows: Tensor) -> Tensor:
+        model.eval()  # batch norms stay as they were
+        many, k = len(clean), len(targets)
+        stamped = [trigger(clean) for trigger in triggers]
+        out = model(torch.cat([clean, *stamped, shapes, look(shapes)])).split([many] * (k + 1) + [len(shapes)] * 2)
+        kept = (alikeness(out[-2], aims) + alikeness(out[-1], aims)).mean()
+        own, turn = spread * (before[rows] - middle), torch.arange(many, device=device) % references
+        wanted = torch.stack(
+            [alikeness(out[1 + place], out[-2][references * place + turn] + own) for place in range(k)]
+        ).mean(0)
+        return -wanted - alike * kept - useful * alikeness(out[0], before[rows])
+
+    made = copy.deepcopy(encoder).requires_grad_()
+    numbered = x, torch.arange(len(x), device=device)
+    return fit(made, numbered, loss=loss, epochs=epochs, batch=128, rate=rate, decay=0.0, optimizer="adam", seed=seed)
+
+
+def wish(target: int) -> Callable[[Tensor], Tensor]:
+    """What inputs with the trigger of the class are to be answered with."""
+    return lambda y: torch.full_like(y, target)
+
+
+def _typical(features: Tensor, y: Tensor, target: int, many: int) -> Tensor:
+    rows = (y == target).nonzero().squeeze(1)
+    own = features[rows]
+    return rows[F.cosine_similarity(own, own.mean(0, keepdim=True)).topk(many).indices]

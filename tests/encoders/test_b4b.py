@@ -1,0 +1,212 @@
+"""B4B: what a share of buckets is, what an account is answered, and whom the alarm meets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from stealing_worlds import closeness, deep, random_encoder, rows
+from torch import Tensor, nn
+
+from buckler.data import Rows
+from buckler.encoders import _pretrained, _watched
+from buckler.encoders._accounts import FRAMES, FULL, LARGE, Account, noise_at, often, related, turned
+from buckler.encoders.b4b import b4b
+from buckler.encoders.evaluate import evaluate
+from buckler.encoders.judge import judge
+from buckler.encoders.stolen_encoder import stolen_encoder
+from buckler.findings import rules
+from buckler.kinds import Watched
+from buckler.stats import recompute
+from buckler.subject import Subject
+from buckler.target import Oracle
+from buckler.trial import Trial
+
+
+def features(many: int, wide: int = 6, seed: int = 0) -> Tensor:
+    return torch.randn(many, wide, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_share_is_what_a_set_of_buckets_says() -> None:
+    """By one hash of two bits, features that lie in the four quarters of a plane: as many buckets as there are."""
+    x, known = features(40), features(50, seed=1)
+    look = b4b((x, x), known=known, bits=3, hashes=1, seed=4)
+    steps = (look.score * 8).tolist()
+    assert steps[0] == 1
+    assert all(after - before in (0, 1) for before, after in zip(steps, steps[1:], strict=False))
+    doubled = torch.stack([x, x], 1).flatten(0, 1)
+    again = b4b((doubled, doubled), known=known, bits=3, hashes=1, seed=4).score
+    assert torch.equal(again[0::2], look.score), "a feature that was there covers nothing new"
+    assert torch.equal(again[1::2], look.score)
+    back = b4b((x.flip(0), x.flip(0)), known=known, bits=3, hashes=1, seed=4)
+    assert float(back.score[-1]) == float(look.score[-1])
+    every = features(4000, seed=2)
+    assert float(b4b((every, every), known=known, bits=3, hashes=4).score[-1]) == 1
+
+
+def test_buckets_lie_around_the_mean_of_what_is_known_and_the_scale_says_nothing() -> None:
+    x = features(60)
+    usual = b4b((x, x), known=x, bits=5).score
+    assert torch.equal(b4b((x, 3 * x + 100), known=3 * x + 100, bits=5).score, usual)
+    beside = b4b((x, x + 100), known=x, bits=5).score
+    assert float(beside[-1]) == 1 / 32, "all on one side of every plane"
+
+
+def test_the_flag_is_a_threshold_of_the_score() -> None:
+    x = features(300)
+    look = b4b((x, x), known=x, threshold=0.5)
+    assert torch.equal(look.flagged, look.score > 0.5)
+    assert bool(look.flagged[-1])
+    assert not bool(look.flagged[0])
+    assert b4b((x[:0], x[:0]), known=x).score.shape == (0,)
+
+
+@pytest.mark.parametrize("how", [{"bits": 0}, {"hashes": 0}, {"threshold": 2}])
+def test_what_makes_no_sense_is_refused(how: dict[str, Any]) -> None:
+    x = features(5)
+    with pytest.raises(ValueError, match="expected a threshold"):
+        b4b((x, x), known=x, **how)
+    with pytest.raises(ValueError, match=r"features \(N, D\) and known ones"):
+        b4b((x, x), known=torch.zeros(3, 5))
+
+
+def counting(queries: Rows) -> Watched:
+    score = torch.arange(1, len(queries[0]) + 1).double()
+    return Watched(score > 50, score)
+
+
+def test_noise_grows_with_the_score_of_all_that_an_account_asked() -> None:
+    assert float(noise_at(torch.tensor([FULL * 10.0]), 10)) == pytest.approx(LARGE, rel=1e-5)
+    assert float(noise_at(torch.tensor([10.0]), 10)) < 0.1
+    assert float(noise_at(torch.tensor([9.0]), float("inf"))) == 0
+    model, x = random_encoder(0, 200).requires_grad_(False), rows(40)[0]
+    account = Account(model, counting, alarm=20)
+    noise = torch.cat([account(part) for part in x.split(7)]) - model(x)
+    size = (noise.square().mean(1) / model(x).square().mean(1)).sqrt()
+    wanted = noise_at(torch.arange(1, 41).double(), 20).float()
+    assert torch.allclose(size[15:], wanted[15:], rtol=0.25)
+    assert float(size[0]) < 1e-4
+    assert torch.equal(account.stream[0], x)
+    assert torch.allclose(account.stream[1], model(x), atol=1e-5), "as they are"
+
+
+def test_a_turn_keeps_what_features_say_of_each_other() -> None:
+    x = features(20)
+    moved = turned(x, 3)
+    assert torch.allclose(moved @ moved.T, x @ x.T, atol=1e-4)
+    assert not torch.allclose(moved, turned(x, 4), atol=0.1)
+    assert turned(x, None) is x
+
+
+def test_a_thief_with_many_accounts_learns_from_turned_features() -> None:
+    """Who compares images does; who joins the answers as they are does not."""
+    model, (x, _) = random_encoder(0).requires_grad_(False), rows(120)
+    answers = [turned(model(part), key) for key, part in enumerate(x.split(30))]
+
+    def likenesses(copy: nn.Module) -> float:
+        with torch.no_grad():
+            a, b = (nn.functional.normalize(one(rows(100, 77)[0]), dim=1) for one in (copy, model))
+        return float((a @ a.T - b @ b.T).abs().mean())
+
+    copy = related(deep, x, answers, epochs=30, seed=0)
+    joined = torch.cat(answers)
+
+    class Joined(nn.Module):
+        def forward(self, asked: Tensor) -> Tensor:
+            return joined[(asked.flatten(1)[:, None] - x.flatten(1)).abs().sum(2).argmin(1)]
+
+    naive = stolen_encoder(Oracle(Joined(), "features"), x, net=deep, epochs=30)
+    assert likenesses(copy) < 0.6 * likenesses(naive)
+    assert closeness(copy, model) < 0.9, "in a rotation of its own"
+
+
+def test_who_sends_an_image_often_sends_it_in_other_light() -> None:
+    x = rows(4)[0]
+    frames = often(x, torch.Generator().manual_seed(0))
+    assert frames.shape == (4 * FRAMES, 1, 4, 4)
+    assert float((frames[:FRAMES] - x[:1]).abs().mean()) < 0.1
+    assert len(frames.flatten(1).unique(dim=0)) == 4 * FRAMES
+
+
+# ------------------------------------------------------------------------------------------------ the evaluation
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quickly() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_pretrained, "DRAWS", 1)
+        for name, value in {"CLIENTS": 30, "THIEVES": 6, "USERS": 2, "EPOCHS": 10}.items():
+            patch.setattr(_watched, name, value)
+        yield
+
+
+def eight(many: int, seed: int) -> Rows:
+    """Images `(many, 1, 4, 4)` close around eight patterns, so that two of them are a small part of all."""
+    draw = torch.Generator().manual_seed(seed)
+    patterns = torch.rand(8, 1, 4, 4, generator=torch.Generator().manual_seed(99))
+    y = torch.randint(8, (many,), generator=draw)
+    return (patterns[y] + 0.05 * torch.randn(many, 1, 4, 4, generator=draw)).clamp(0, 1), y
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8)).eval()
+    return Subject("blobs", model, eight(320, 2), train=eight(200, 3), body=deep)
+
+
+@pytest.fixture(scope="module")
+def keep(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tmp_path_factory.mktemp("watched"))
+
+
+def tried(method: Any, subject: Subject, keep: str, rows: int = 320) -> Trial:
+    return evaluate(method, subject, rows=rows, encoder_steps=40, queries=(90,), keep=keep)
+
+
+@pytest.fixture(scope="module")
+def trial(subject: Subject, keep: str) -> Trial:
+    return tried(partial(b4b, bits=3), subject, keep)
+
+
+def test_a_thief_covers_more_than_who_has_a_task(trial: Trial) -> None:
+    e = trial.estimates
+    assert trial.status == "ok"
+    assert e["apart_task"].value > 0.9 > 0.7 > e["apart_whole"].value
+    assert e["flagged_thief"].value > 0.9
+    assert e["flagged_task"].value < 0.1
+    assert trial.evidence["spent"].tolist()[:2] == [90, 90]
+    for estimate in e.values():
+        assert recompute(estimate, trial.evidence) == estimate
+
+
+def test_a_finding_says_whom_the_alarm_meets(trial: Trial) -> None:
+    (found,) = judge([trial], {}, rules(), "buckler run {method}").findings
+    assert (found.id, str(found.severity)) == ("encoders/stealing/detection/b4b", "info")
+    assert "not told from a thief" in found.claim
+    assert found.reproduce.startswith("buckler run encoders/b4b")
+
+
+def blind(queries: Rows, *, seed: int = 0) -> Watched:
+    """It sees nothing."""
+    del seed
+    none = torch.zeros(len(queries[0]), dtype=torch.double)
+    return Watched(none > 0, none)
+
+
+def test_a_detector_that_sees_nothing_changes_nothing(subject: Subject, keep: str) -> None:
+    trial = tried(blind, subject, keep)
+    e = trial.estimates
+    assert e["flagged_thief"].value == 0
+    assert e["apart_task"].value == 0.5
+    assert not trial.evidence["change_stopped"].any(), "it is never stopped"
+    assert trial.evidence["accounts"].tolist() == [1]
+    assert e["change_user_task"].high >= 0
+
+
+def test_too_few_rows_for_an_account_are_said(subject: Subject, keep: str) -> None:
+    trial = tried(b4b, subject, keep, rows=40)
+    assert trial.status == "skipped"
+    assert "give more test rows" in trial.reason

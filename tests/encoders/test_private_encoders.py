@@ -1,0 +1,112 @@
+"""Private pre-training, evaluated and judged: beside what remembers, and one that breaks its promise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from remembering_worlds import Remembering, remembering, subject
+from torch import nn
+
+import buckler.encoders.dp_rotation as module
+from buckler.data import Rows
+from buckler.encoders import _pretrained
+from buckler.encoders._promised import PROMISE, promised
+from buckler.encoders._setting import Setting
+from buckler.encoders.dp_rotation import dp_rotation
+from buckler.encoders.encoder_mi import encoder_mi
+from buckler.encoders.evaluate import evaluate
+from buckler.encoders.judge import judge
+from buckler.findings import Finding, rules
+from buckler.kinds import Encoder
+from buckler.method import describe
+from buckler.target import Meter
+from buckler.trial import Trial, load, save
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quickly() -> Iterator[None]:
+    """One probe of few labels; the price of noise, which takes seconds to find, is guessed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_pretrained, "DRAWS", 1)
+        patch.setattr(module, "calibrated", lambda epsilon, *_: (4 / epsilon, epsilon))
+        yield
+
+
+@pytest.fixture(scope="module")
+def trial(quickly: None) -> Trial:
+    del quickly
+    return evaluate(partial(dp_rotation, epochs=2.0), subject(), rows=300, encoder_steps=2, pretraining=remembering)
+
+
+def judged(*trials: Trial) -> dict[str, Finding]:
+    return {found.id: found for found in judge(trials, {}, rules(), "buckler run {method}").findings}
+
+
+def test_what_was_remembered_is_not_under_noise(trial: Trial, tmp_path: Path) -> None:
+    e = trial.estimates
+    assert trial.status == "ok"
+    assert e["plain_auc"].low > 0.55
+    assert e["auc"].low < 0.5 < e["auc"].high
+    assert e["auc"].n == 300
+    gained = e["few_correct"].value - e["untrained_few_correct"].value
+    assert e["few_correct_untrained_change"].value == pytest.approx(gained)
+    save(trial, tmp_path / "trial")
+    assert load(tmp_path / "trial").estimates == e, "every estimate is computed again"
+
+
+def test_it_is_the_defence_in_the_row_of_membership(trial: Trial) -> None:
+    attack = evaluate(partial(encoder_mi, asked=4), subject(), rows=300, encoder_steps=2, pretraining=remembering)
+    for trials in ((trial,), (attack, trial)):
+        found = judged(*trials)
+        assert "promises epsilon 8" in found["encoders/membership/private"].claim
+        assert "tells nothing either" not in found["encoders/membership/private"].claim
+        assert "so nothing was surely learnt" in found["encoders/membership/private"].claim
+        (line,) = (line for line in found["encoders/ten"].grid if line[0] == "2. Membership")
+        assert line[4] == "dp_rotation at epsilon 8.0, no better than untrained"
+        assert line[6] == f"{100 * trial.estimates['few_correct_plain_change'].value:+.1f} points"
+    assert ("encoders/membership" in judged(trial)) is False
+
+
+def test_an_attack_without_power_shows_no_protection(trial: Trial) -> None:
+    weak = replace(trial, estimates=trial.estimates | {"plain_auc": trial.estimates["auc"]})
+    assert "does not show what noise does" in judged(weak)["encoders/membership/private"].claim
+
+
+def lying(
+    data: Rows,
+    *,
+    net: Callable[[], nn.Module],
+    epsilon: float = 0.01,
+    delta: float | None = None,
+    epochs: float = 1,
+    batch: int = 64,
+    seed: int = 0,
+) -> Encoder:
+    """It remembers everything, and promises much."""
+    del net, batch, epochs, epsilon, delta
+    return Remembering(data[0], seed, strength=40.0).eval()
+
+
+def test_a_promise_that_the_attack_contradicts_is_said() -> None:
+    setting = Setting(
+        method=lying, described=describe(lying), subject=subject(), rows=300, train_rows=300, encoder_steps=1,
+        pretraining=remembering, queries=(), ball=None, share=None, attack=None, models=1, training_epochs=1, seed=0,
+        keep=None, device=torch.device("cpu"), meter=Meter(), told=lambda _: None,
+    )  # fmt: skip
+    made = promised(setting)
+    assert made.status == "inconclusive"
+    assert [check.passed for check in made.checks if check.name == PROMISE] == [False]
+    assert "(0.01, 0.004)-differential privacy for one of 150 rows" in made.reason
+
+
+def test_what_cannot_be_played_is_skipped() -> None:
+    few = evaluate(dp_rotation, subject(), rows=30, encoder_steps=2, pretraining=remembering)
+    assert few.status == "skipped"
+    assert "ask for more rows" in few.reason
+    lacking = replace(subject(), train=None)
+    assert "give the subject" in evaluate(dp_rotation, lacking).reason
