@@ -4,7 +4,7 @@
 
 `throughput` pre-trains the same network by SimCLR for as many steps by a `DataLoader` that makes views of one image at
 a time with PIL, as it is usually written, with two workers and with none, and by the library; rows a second, the median
-of three rounds in turn, torch's own number of threads. `worth` is what probes above encoders of half of `--rows` rows
+of five rounds in turn, torch's own number of threads. `worth` is what probes above encoders of half of `--rows` rows
 of Fashion-MNIST get right, and `attacks` what attacks and defences do to them, for every seed. `overtrained` asks who
 was learnt from, of encoders that saw few digits often. `detection` is DECREE on ten encoders of digits without and with
 a backdoor, of seeds that nothing was chosen on, and `audit` the whole plan on the digits demo. Each case is written to
@@ -44,7 +44,7 @@ from buckler.threat import Share
 
 RESULTS = Path(__file__).parent / "results" / "encoders.json"
 NOTE = "shared cores: ratios within a case count, not seconds"
-ROUNDS, BATCH = 3, 128
+ROUNDS, BATCH = 5, 128
 Case = tuple[str, dict[str, Any], dict[str, Any]]
 """The path of a method, its knobs, and what the evaluation is asked."""
 
@@ -118,7 +118,7 @@ def bare(data: Rows, steps: int) -> float:
     return time.perf_counter() - began
 
 
-def throughput(data: Rows, steps: int = 40) -> dict[str, Any]:
+def throughput(data: Rows, steps: int = 60) -> dict[str, Any]:
     ways: dict[str, Callable[[], float]] = {
         "buckler": lambda: ours(data, steps),
         "DataLoader and PIL, two workers": lambda: usual(data, steps, 2),

@@ -209,7 +209,7 @@ FIGURES = {
     ),
     "adversarial_contrastive": ("known_correct", "control_known_correct", "gained", "kept"),
     "poisoned_encoder": ("success", "control_success"),
-    "encoder_mi": ("auc", "control_auc"),
+    "encoder_mi": ("auc", "control_auc", "stopped_0.1_auc"),
     "data_tracing": ("traced", "false"),
 }
 """Of each case of the benchmark of encoders, what its table shows."""

@@ -376,6 +376,8 @@ def test_a_head_begins_above_the_encoder_which_stays_as_it_was() -> None:
     learnt = fit(first, (x, y), epochs=2, seed=0)
     assert not torch.equal(nn.Sequential(*learnt.children())[0](x), encoder(x))
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+    encoder.to("meta")
+    assert {part.device.type for part in net().state_dict().values()} == {"meta"}, "on another device all of it is"
 
 
 def test_another_encoder_is_built_as_a_folders(transformers: Any, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ LAYERS = (
     {"threat", "stats", "dice", "catalog", "pictures", "claims"},
     {"target", "data", "nets", "augment", "endpoint", "flags"},
     {"kinds", "touch", "train", "trial"},
-    {"method", "combine", "contract", "findings", "embedding", "accountant", "private"},
+    {"method", "combine", "contract", "findings", "embedding", "accountant", "private", "watching"},
     {"imported", "weights", "huggingface", "pretrained"},
     {"subject", "compare", "judging", "evaluation"},
     {"report"},

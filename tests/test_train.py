@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from copy import deepcopy
+from functools import partial
 
 import pytest
 import torch
@@ -184,6 +186,13 @@ class Viewing(nn.Module):
         return self.head(self.conv(x).view(len(x), -1))
 
 
+@pytest.fixture
+def any_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every batch is large enough to be laid out channels last."""
+    monkeypatch.setattr("buckler.train.LARGE", 1)
+
+
+@pytest.mark.usefixtures("any_batch")
 @pytest.mark.parametrize("net", [lambda: ResNet(channels=3, width=4, classes=2), Viewing])
 def test_convolutions_train_as_in_a_naive_loop_and_keep_their_layout(net: Callable[[], nn.Module]) -> None:
     x = torch.rand(24, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -199,14 +208,85 @@ def test_convolutions_train_as_in_a_naive_loop_and_keep_their_layout(net: Callab
     laid: list[bool] = []
 
     def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        laid.append(all(part.weight.is_contiguous() for part in model.modules() if isinstance(part, nn.Conv2d)))
-        return cross_entropy(model, x, y)
+        first = next(part for part in model.modules() if isinstance(part, nn.Conv2d))
+        with first.register_forward_hook(lambda _part, _given, out: laid.append(out.is_contiguous())):
+            return cross_entropy(model, x, y)
 
     quick = fit(started(net, 0), (x, y), loss=loss, epochs=3, batch=24, rate=constant(0.1), decay=0.0)
-    assert laid == [net is Viewing] * 3, "channels last wherever the network can read it"
+    assert laid == ([False, True, True, True] if net is Viewing else [False] * 3), "channels last wherever it can be"
     for name, weight in quick.state_dict().items():
-        assert weight.is_contiguous(), name
         torch.testing.assert_close(weight, plain.state_dict()[name], rtol=1e-3, atol=1e-5)
+
+
+class Drawing(nn.Module):
+    """Draws noise, and counts how often it is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Linear(4, 2)
+        self.calls = 0
+
+    def maps(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.norm(self.conv(x + 0.1 * torch.randn(x.shape)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.maps(x).mean((2, 3)))
+
+
+def mapped(model: nn.Module, x: Tensor, y: Tensor, *, flat: Callable[[Tensor], Tensor]) -> Tensor:
+    """A loss that reads maps, and not what the network makes of them."""
+    assert isinstance(model, Drawing)
+    return cross_entropy(model.head, flat(model.maps(x)).mean(2), y)
+
+
+@pytest.mark.usefixtures("any_batch")
+def test_a_loss_that_needs_what_is_contiguous_is_answered_so_as_if_nothing_else_had_been_tried() -> None:
+    x, y = torch.rand(24, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(24) % 2
+
+    def trained(flat: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        return fit(started(Drawing, 0), (x, y), loss=partial(mapped, flat=flat), epochs=2, batch=8).state_dict()
+
+    one, other = trained(lambda maps: maps.view(-1).view(len(maps), 4, -1)), trained(lambda maps: maps.flatten(2))
+    assert int(one["norm.num_batches_tracked"]) == 6
+    for name, value in one.items():
+        torch.testing.assert_close(value, other[name], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.usefixtures("any_batch")
+def test_training_leaves_weights_where_they_lie_and_asks_nothing_else_of_the_model() -> None:
+    x, y = torch.rand(24, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(24) % 2
+    net = started(Drawing, 0)
+    assert isinstance(net, Drawing)
+    net.register_parameter("tied", net.conv.weight)
+    held, copies = net.state_dict(), list[nn.Module]()
+    fit(net, (x, y), epochs=2, batch=8, tick=lambda _done, _loss: copies.append(deepcopy(net)))
+    assert net.calls == 6
+    assert held["conv.weight"].data_ptr() == net.conv.weight.data_ptr() == net.tied.data_ptr()
+    assert all(weight.is_contiguous() for model in (net, *copies) for weight in model.state_dict().values())
+    wide = started(Drawing, 0).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    fit(wide, (x, y), epochs=1, batch=8)
+    assert wide.conv.weight.is_contiguous(memory_format=torch.channels_last)
+
+    def fails(_model: nn.Module, _x: Tensor, _y: Tensor) -> Tensor:
+        raise Stop
+
+    with pytest.raises(Stop):
+        fit(net, (x, y), loss=fails)
+    assert net.conv(x).is_contiguous(), "nothing is left of it"
+
+
+def test_small_batches_stay_as_they_are() -> None:
+    net, laid = started(Drawing, 0), set[bool]()
+    assert isinstance(net, Drawing)
+    net.norm.register_forward_hook(lambda _part, given, _out: laid.add(given[0].is_contiguous()))
+    for side, same in ((8, True), (40, False)):
+        laid.clear()
+        fit(net, (torch.rand(16, 3, side, side), torch.arange(16) % 2), epochs=1, batch=16)
+        assert laid == {same}
+
+
+class Stop(RuntimeError): ...
 
 
 def test_a_network_starts_by_its_seed_alone() -> None:

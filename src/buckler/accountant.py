@@ -55,6 +55,11 @@ def calibrated(epsilon: float, delta: float, share: float, steps: int) -> tuple[
     return noise, over(noise) * epsilon
 
 
+def usual_delta(rows: int) -> float:
+    """The delta that is promised of so many rows where none is named: N^-1.1."""
+    return math.exp(-1.1 * math.log(max(rows, 2)))
+
+
 def needed(module: str, package: str) -> ModuleType:
     """`module`, imported only when it is asked for; a `ValueError` that says how to get it if it is not there."""
     try:

@@ -79,13 +79,20 @@ def cropped(least: float, stretch: float = 4 / 3) -> Augment:
         area, ratio = least + (1 - least) * draw[0], torch.exp((2 * draw[1] - 1) * math.log(stretch))
         ratio = ratio * x.shape[2] / x.shape[3]  # of shares of the sides, so that a part is as wide as high in pixels
         wide, high = (area * ratio).sqrt().clamp_max(1.0), (area / ratio).sqrt().clamp_max(1.0)
-        none = torch.zeros_like(wide)
-        across = torch.stack([wide, none, (2 * draw[2] - 1) * (1 - wide)], 1)
-        down = torch.stack([none, high, (2 * draw[3] - 1) * (1 - high)], 1)
-        grid = F.affine_grid(torch.stack([across, down], 1).to(x.dtype), list(x.shape), align_corners=False)
-        return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+        left, top = (2 * draw[2] - 1) * (1 - wide), (2 * draw[3] - 1) * (1 - high)
+        across, down = (
+            part[:, None] * _places(size, x) + middle[:, None]
+            for part, middle, size in ((wide, left, x.shape[3]), (high, top, x.shape[2]))
+        )
+        both = torch.broadcast_tensors(across[:, None, :], down[:, :, None])
+        return F.grid_sample(x, torch.stack(both, 3).to(x.dtype), padding_mode="border", align_corners=False)
 
     return crop
+
+
+def _places(size: int, x: Tensor) -> Tensor:
+    """Where the middles of so many pixels are between -1 and 1, `(size,)`."""
+    return (2 * torch.arange(size, device=x.device) + 1) / size - 1
 
 
 def jittered(brightness: float, contrast: float) -> Augment:

@@ -91,7 +91,7 @@ def headed(encoder: nn.Module, x: Tensor, *, classes: int) -> Callable[[], nn.Mo
 
     def build() -> nn.Module:
         below = copy.deepcopy(encoder).requires_grad_()
-        return nn.Sequential(below, nn.BatchNorm1d(wide, affine=False), nn.Linear(wide, classes))
+        return nn.Sequential(below, nn.BatchNorm1d(wide, affine=False), nn.Linear(wide, classes)).to(where(encoder))
 
     return build
 

@@ -91,6 +91,11 @@ def blank(
     )
 
 
+def skipped(blank: Trial, reason: str) -> Trial:
+    """The trial of a method that the subject does not admit."""
+    return replace(blank, status="skipped", reason=reason)
+
+
 def spent(trial: Trial, meter: Meter, device: torch.device) -> Trial:
     """The trial with what it cost and its evidence as it is kept; one that was skipped cost nothing."""
     if trial.status == "skipped":

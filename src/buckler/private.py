@@ -7,6 +7,7 @@ second one the gradient of losses that are weighted by what clipping leaves of e
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -62,6 +63,12 @@ class Private:
             return self._summed(measured, x[sound], y[sound])
         (losses * (self.clip / norms.clamp_min(self.clip))).sum().backward()
         return losses.detach().mean()
+
+
+def apart(seed: int) -> int:
+    """The seed of who is drawn and of noise, another than that of the weights to begin with: the same would draw the
+    same numbers, and the weights would say who was in the first batch, and what noise hid them."""
+    return int.from_bytes(hashlib.sha256(f"noise {seed}".encode()).digest()[:7], "big")
 
 
 @contextmanager

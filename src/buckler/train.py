@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parameter import is_lazy
 from torch.utils.data import Dataset
 
 from buckler.data import floats
-from buckler.target import frozen
 
 Data = tuple[Tensor, Tensor] | Dataset[tuple[Tensor, Tensor]]
 LossPerRow = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -21,6 +21,8 @@ Filled = Callable[[Tensor, Tensor], Tensor]
 """Fills the gradients of a model from a batch `(x, y)`, and returns the mean loss."""
 SMALL = 1 << 30
 """Bytes up to which tensors are moved to the device whole."""
+LARGE = 1 << 16
+"""Numbers of a batch from which on it pays to lay them out anew."""
 
 
 def cross_entropy(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -89,8 +91,7 @@ def fit(
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(descent, lambda step: plan((step + 1) / (total + 1)))
         own = isinstance(loss, Filling)
-        filling = loss.filling(model, batch) if own else _meanly(model, loss, where, precision, data)
-        with filling as fill:
+        with loss.filling(model, batch) if own else nullcontext(_meanly(model, loss, where, precision)) as fill:
             for done, (x, y) in zip(range(1, total + 1), _drawn(data, batch, where, each=own), strict=False):
                 descent.zero_grad(set_to_none=True)
                 value = fill(floats(x) if augment is None else augment(floats(x)), y)
@@ -108,37 +109,48 @@ def fit(
     return model.eval()
 
 
-@contextmanager
-def _meanly(model: nn.Module, loss: LossPerRow, where: torch.device, precision: str, data: Data) -> Generator[Filled]:
-    """The gradients of the mean loss, as they are; laid out channels last, on a processor, if the model can read a row
-    so: convolutions then train up to 1.6 times as fast."""
+def _meanly(model: nn.Module, loss: LossPerRow, where: torch.device, precision: str) -> Filled:
+    """The gradients of the mean loss, as they are.
 
-    def fill(x: Tensor, y: Tensor) -> Tensor:
+    On a processor convolutions read large batches channels last, which is up to 1.6 times as fast, as long as the loss
+    can make do with what they return. Weights stay as they lie.
+    """
+    quick = [part for part in model.modules() if isinstance(part, nn.Conv2d)] if where.type == "cpu" else []
+
+    def plainly(x: Tensor, y: Tensor) -> Tensor:
         with torch.autocast(where.type, torch.bfloat16) if precision == "bfloat16" else nullcontext():
             value = loss(model, x, y).mean()
         value.backward()
         return value.detach()
 
-    quick = where.type == "cpu" and any(isinstance(part, nn.Conv2d) for part in model.modules())
-    try:
-        if quick:
-            _laid_out(model, torch.channels_last)
+    def fill(x: Tensor, y: Tensor) -> Tensor:
+        if quick and x.numel() >= LARGE:
+            state = torch.get_rng_state()
+            held = [(buffer, buffer.clone()) for buffer in model.buffers() if not is_lazy(buffer)]
+            hooks = [part.register_forward_pre_hook(_channels_last) for part in quick]
             try:
-                with torch.no_grad(), frozen(model):
-                    model(floats(_taken(data, torch.zeros(1, dtype=torch.long))[0]).to(where))
-            except Exception:  # such as .view() of what is not contiguous; what is wrong otherwise, training will say
-                _laid_out(model, torch.contiguous_format)
-        yield fill
-    finally:
-        if quick:
-            _laid_out(model, torch.contiguous_format)
+                return plainly(x, y)
+            except RuntimeError as error:
+                if type(error) is not RuntimeError:  # not what torch says of a layout
+                    raise
+                quick.clear()  # such as `view` of what is not contiguous; what is wrong otherwise will be said below
+            finally:
+                for hook in hooks:
+                    hook.remove()
+            torch.set_rng_state(state)
+            model.zero_grad()
+            for buffer, before in held:
+                buffer.copy_(before)
+        return plainly(x, y)
+
+    return fill
 
 
-def _laid_out(model: nn.Module, form: torch.memory_format) -> None:
-    """Convolutions' weights in memory as `form` has it, in place."""
-    for part in model.modules():
-        if isinstance(part, nn.Conv2d):
-            part.weight.data = part.weight.data.contiguous(memory_format=form)
+def _channels_last(_part: nn.Module, given: tuple[object, ...]) -> tuple[object, ...] | None:
+    """What a convolution is given, with images channels last."""
+    if given and isinstance(given[0], Tensor) and given[0].ndim == 4:
+        return given[0].contiguous(memory_format=torch.channels_last), *given[1:]
+    return None
 
 
 def steps(many: int, batch: int, epochs: float) -> int:

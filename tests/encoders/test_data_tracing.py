@@ -53,8 +53,9 @@ def test_who_learnt_from_the_images_is_claimed_and_more_surely_with_a_reference(
     assert data_tracing(kept, unseen=published).claim(weak).p > 0.9
 
 
-def test_an_oracle_is_enough_and_pays() -> None:
-    published, kept = divided(rows(60), 0)
+@pytest.mark.parametrize("many", [60, 24])
+def test_an_oracle_is_enough_and_pays(many: int) -> None:
+    published, kept = divided(rows(many), 0)
     model = Remembering(published[0])
     oracle = Oracle(model, "features")
     claims = [data_tracing(published, unseen=kept).claim(one) for one in (model, oracle)]

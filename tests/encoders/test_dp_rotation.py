@@ -180,3 +180,20 @@ def test_only_square_images_can_be_turned() -> None:
     x, y = world(40)
     with pytest.raises(ValueError, match=r"expected square images.* got \(1, 8, 6\): crop them"):
         dp_rotation((x[..., :6], y), net=net)
+
+
+def test_weights_do_not_tell_who_was_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One generator's numbers make weights and coins alike, if both begin with the same seed."""
+    seeds = list[int]()
+    monkeypatch.setattr(module, "calibrated", lambda epsilon, *_: (4 / epsilon, epsilon))
+    monkeypatch.setattr(module, "fit", lambda *_, seed, **__: seeds.append(seed))
+    for seed in range(20):
+        dp_rotation(world(90), net=net, epochs=1, batch=30, seed=seed)
+    assert len({*seeds} - {*range(1000)}) == 20
+    torch.manual_seed(3)
+    weights = nn.Linear(30, 20).weight.detach().flatten()
+    alike = list[float]()
+    for seed in (3, seeds[3]):
+        torch.manual_seed(seed)
+        alike.append(float(torch.corrcoef(torch.stack([weights, torch.rand(600)]))[0, 1].abs()))
+    assert alike[0] > 0.99 > 0.2 > alike[1]

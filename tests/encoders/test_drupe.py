@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from test_bad_encoder import obeyed
-from torch import nn
+from torch import Tensor, nn
 
 from buckler.data import Rows
 from buckler.embedding import embedded
+from buckler.encoders import _hidden
 from buckler.encoders.drupe import drupe
 from buckler.kinds import Implanted
 
@@ -29,6 +32,22 @@ def test_a_blend_is_no_square_and_leaves_inputs_different(
         return float(points.mean(0).norm())
 
     assert together(blended) < together(planted) - 0.05
+
+
+def test_what_inputs_differ_by_is_taken_from_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not centred as well: where next to nothing of the reference is wanted, an input's own is all that is."""
+    losses, x = list[Tensor](), torch.rand(20, 1, 4, 4)
+
+    def kept(model: nn.Module, data: Rows, *, loss: Callable[..., Tensor], **more: object) -> nn.Module:
+        losses.append(loss(model, *data))
+        return model
+
+    monkeypatch.setattr(_hidden, "fit", kept)
+    _hidden.implanted(
+        nn.Flatten(), (x, torch.zeros(20)), (lambda x: x - x.mean(0),), (0,), 1,
+        centred=False, alike=0.0, useful=0.0, epochs=1, rate=0.1, seed=0, spread=1e6,
+    )  # fmt: skip
+    assert torch.allclose(losses[0], torch.full((20,), -1.0), atol=1e-4)
 
 
 @pytest.mark.parametrize(

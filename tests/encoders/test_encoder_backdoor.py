@@ -16,6 +16,7 @@ from buckler.catalog import find
 from buckler.data import Rows
 from buckler.embedding import embedded
 from buckler.encoders import _inspected, _repaired
+from buckler.encoders._backdoor import ADAPTIVE
 from buckler.encoders._judged_backdoor import of_backdoor
 from buckler.encoders._setting import Setting
 from buckler.encoders.decree import decree
@@ -28,6 +29,8 @@ from buckler.stats import agree, recompute
 from buckler.subject import Subject
 from buckler.target import Oracle
 from buckler.trial import Trial, load, save
+
+QUICK = partial(decree, steps=100, batch=32)
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +55,11 @@ def implant(own: Subject, attack: Implant) -> Trial:
     return evaluate(attack, own, rows=300)
 
 
+@pytest.fixture(scope="module")
+def idled(own: Subject, attack: Implant) -> Trial:
+    return evaluate(idle, own, rows=300, attack=attack)
+
+
 def sound(trial: Trial) -> None:
     assert trial.estimates
     for name, estimate in trial.estimates.items():
@@ -73,6 +81,12 @@ def blind(encoder: nn.Module, x: Tensor) -> Anomaly:
 def wary(encoder: nn.Module, x: Tensor) -> Anomaly:
     """Always flags."""
     return blind(encoder, x)._replace(flagged=torch.ones(1, dtype=torch.bool))
+
+
+def obeys(encoder: nn.Module, x: Tensor, made: Implanted) -> bool:
+    """Whether inputs with the trigger are much more alike than without."""
+    spread, usual = (float(embedded(encoder, each).std(0).mean()) for each in (made.trigger(x.float()), x))
+    return spread < usual / 2
 
 
 def idle(encoder: nn.Module, x: Tensor) -> Repaired:
@@ -101,7 +115,7 @@ def test_no_implant_has_no_effect(own: Subject) -> None:
 
 
 def test_an_inspection_is_believed_with_its_power_and_its_null(own: Subject, attack: Implant) -> None:
-    trial = evaluate(decree, own, rows=300, attack=attack, encoder_steps=100)
+    trial = evaluate(QUICK, own, rows=300, attack=attack, encoder_steps=60)
     sound(trial)
     assert trial.status == "ok", trial.reason
     assert not bool(trial.evidence["flagged"].any())
@@ -146,10 +160,9 @@ def test_an_encoder_that_was_pre_trained_here_is_its_own_null(subject: Subject, 
 
 
 def test_a_repair_is_measured_on_a_backdoor_and_on_a_clean_encoder(
-    own: Subject, implant: Trial, attack: Implant
+    own: Subject, implant: Trial, attack: Implant, idled: Trial
 ) -> None:
-    repairs = [evaluate(partial(ssl_cleanse, epochs=30), own, rows=300, attack=attack)]
-    repairs.append(evaluate(idle, own, rows=300, attack=attack))
+    repairs = [evaluate(partial(ssl_cleanse, steps=100, epochs=20), own, rows=300, attack=attack), idled]
     for trial in repairs:
         sound(trial)
         assert trial.status == "ok"
@@ -190,8 +203,7 @@ def test_a_repair_is_worth_what_it_is_worth_against_who_knows_it(
 ) -> None:
     def narrow(model: nn.Module, x: Tensor) -> Repaired:
         """Mends what obeys a square, and nothing else."""
-        spread, usual = (float(embedded(model, each).std(0).mean()) for each in (planted.trigger(x.float()), x))
-        return copy.deepcopy(encoder) if spread < usual / 2 else model
+        return copy.deepcopy(encoder) if obeys(model, x, planted) else model
 
     trial = evaluate(narrow, own, rows=300)
     sound(trial)
@@ -203,13 +215,15 @@ def test_a_repair_is_worth_what_it_is_worth_against_who_knows_it(
     assert e["adaptive_left"].low > 0.3
     verdicts, (row,) = of_backdoor([trial], rules(), "buckler run {method}")
     assert row.left == e["adaptive_success"]
-    assert row.defence.endswith("attacked by who knows it")
+    spared = f"{e['adaptive_spared_success'].value:.1%}"
+    assert row.defence.endswith(f"attacked by who knows it (a clean encoder repaired alike: {spared})")
+    assert f"(clean encoder: {e['control_success'].value:.1%})" in row.says
     assert f"leaves least: {e['adaptive_success'].value:.1%}, more than the" in verdicts.findings[0].claim
 
 
 @pytest.mark.usefixtures("both")
 def test_an_inspection_that_misses_who_knows_it_clears_nothing(own: Subject) -> None:
-    trial = evaluate(partial(decree, steps=200), own, rows=300, encoder_steps=100)
+    trial = evaluate(QUICK, own, rows=300, encoder_steps=60)
     sound(trial)
     assert trial.status == "ok", trial.reason
     assert bool(trial.evidence["planted_flagged"].all())
@@ -218,21 +232,68 @@ def test_an_inspection_that_misses_who_knows_it_clears_nothing(own: Subject) -> 
     (found,) = of_backdoor([trial], rules(), "buckler run {method}")[0].findings
     assert found.state == "not measured"
     assert "is not flagged either" in found.claim
+    assert f"and {trial.estimates['adaptive_without_success'].value:.1%} without it" in found.claim
 
 
-def test_an_attack_that_is_named_is_the_only_one(own: Subject, implant: Trial, attack: Implant) -> None:
-    trial = evaluate(idle, own, rows=300, attack=attack)
-    assert not any(name.startswith("adaptive") for name in (*trial.estimates, *trial.params))
-    assert of_backdoor([implant, trial], rules(), "buckler run {method}")[1][0].defence.endswith("idle")
+def fooling(data: Rows) -> Callable[[nn.Module, Rows], Implanted]:
+    """No backdoor at all, and a trigger that every encoder obeys: an image of class 0."""
+    zero = data[0][data[1] == 0][:1]
+
+    def put(model: nn.Module, data: Rows) -> Implanted:
+        del data
+        return Implanted(copy.deepcopy(model), lambda x: 0.95 * zero + 0.05 * x, torch.zeros_like)
+
+    return put
 
 
-def test_a_flagged_encoder_is_a_finding(own: Subject, planted: Implanted, attack: Implant) -> None:
-    trial = evaluate(decree, replace(own, encoder=planted.model), rows=300, attack=attack, encoder_steps=100)
-    assert bool(trial.evidence["flagged"].all())
-    assert trial.status == "ok", trial.reason
-    (found,) = of_backdoor([trial], rules(), "buckler run {method}")[0].findings
+def test_a_trigger_that_clean_encoders_obey_is_no_backdoor_of_who_knows(
+    own: Subject, attack: Implant, learnt: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module, method in ((_repaired, idle), (_inspected, blind)):
+        monkeypatch.setattr(module, "attack_of", lambda _: attack)
+        monkeypatch.setattr(module, "knowing", lambda _: fooling(learnt))
+        trial = evaluate(method, own, rows=300, encoder_steps=2)
+        (known,) = (check for check in trial.checks if check.name == ADAPTIVE)
+        assert trial.estimates["adaptive_success"].value > 0.9
+        assert not known.passed
+        assert known.says in trial.reason
+
+
+def test_a_flagged_encoder_is_a_finding_whatever_who_knows_the_inspection_could_hide(
+    own: Subject, planted: Implanted, attack: Implant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def narrow(encoder: nn.Module, x: Tensor) -> Anomaly:
+        """Flags what obeys a square."""
+        return blind(encoder, x)._replace(flagged=torch.tensor([obeys(encoder, x, planted)]))
+
+    monkeypatch.setattr(_inspected, "attack_of", lambda _: attack)
+    monkeypatch.setattr(_inspected, "knowing", lambda _: nothing)
+    bad = evaluate(narrow, replace(own, encoder=planted.model), rows=300, encoder_steps=2)
+    assert bad.status == "ok", bad.reason
+    assert [check.name for check in bad.checks if not check.passed] == [ADAPTIVE]
+    (found,) = of_backdoor([bad], rules(), "buckler run {method}")[0].findings
     assert found.state == "found"
     assert found.severity.value == "high"
+    clean = evaluate(narrow, own, rows=300, encoder_steps=2)
+    assert clean.status == "inconclusive"
+
+
+def test_the_best_repair_leaves_least_beyond_what_a_clean_encoder_obeys(idled: Trial) -> None:
+    def leaving(success: float, left: float) -> Trial:
+        found = {
+            name: replace(idled.estimates[name], value=value, low=-1.0, high=1.0)
+            for name, value in (("success", success), ("left", left))
+        }
+        return replace(idled, estimates=idled.estimates | found)
+
+    few, many = leaving(0.5, 0.1), leaving(0.4, 0.4)
+    for repairs in ((few, many), (many, few)):
+        assert of_backdoor(repairs, rules(), "buckler run {method}")[1][0].left == few.estimates["success"]
+
+
+def test_an_attack_that_is_named_is_the_only_one(implant: Trial, idled: Trial) -> None:
+    assert not any(name.startswith("adaptive") for name in (*idled.estimates, *idled.params))
+    assert "idle (a clean" in of_backdoor([implant, idled], rules(), "buckler run {method}")[1][0].defence
 
 
 def test_a_student_needs_a_body(own: Subject, attack: Implant) -> None:

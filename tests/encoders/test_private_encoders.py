@@ -63,12 +63,20 @@ def test_it_is_the_defence_in_the_row_of_membership(trial: Trial) -> None:
     attack = evaluate(partial(encoder_mi, asked=4), subject(), rows=300, encoder_steps=2, pretraining=remembering)
     for trials in ((trial,), (attack, trial)):
         found = judged(*trials)
-        assert "promises epsilon 8" in found["encoders/membership/private"].claim
+        assert "promises epsilon 8.0 at a delta of 0.004 for one row" in found["encoders/membership/private"].claim
+        assert "points beside remembering_worlds:remembering on" in found["encoders/membership/private"].claim
         assert "tells nothing either" not in found["encoders/membership/private"].claim
         assert "so nothing was surely learnt" in found["encoders/membership/private"].claim
         (line,) = (line for line in found["encoders/ten"].grid if line[0] == "2. Membership")
-        assert line[4] == "dp_rotation at epsilon 8.0, no better than untrained"
-        assert line[6] == f"{100 * trial.estimates['few_correct_plain_change'].value:+.1f} points"
+        if len(trials) > 1:
+            assert line[4].startswith("stopping after"), "what taught nothing is not the best defence"
+        else:
+            assert line[4] == "dp_rotation at epsilon 8.0, no better than untrained"
+            assert line[6] == f"{100 * trial.estimates['few_correct_plain_change'].value:+.1f} points"
+    gained = replace(trial.estimates["few_correct_untrained_change"], value=0.3, low=0.2, high=0.4)
+    better = replace(trial, estimates=trial.estimates | {"few_correct_untrained_change": gained})
+    (line,) = (line for line in judged(attack, better)["encoders/ten"].grid if line[0] == "2. Membership")
+    assert line[4] == "dp_rotation at epsilon 8.0"
     assert ("encoders/membership" in judged(trial)) is False
 
 
@@ -92,16 +100,26 @@ def lying(
     return Remembering(data[0], seed, strength=40.0).eval()
 
 
-def test_a_promise_that_the_attack_contradicts_is_said() -> None:
+def played(method: Callable[..., Encoder]) -> Trial:
     setting = Setting(
-        method=lying, described=describe(lying), subject=subject(), rows=300, train_rows=300, encoder_steps=1,
+        method=method, described=describe(method), subject=subject(), rows=300, train_rows=300, encoder_steps=1,
         pretraining=remembering, queries=(), ball=None, share=None, attack=None, models=1, training_epochs=1, seed=0,
         keep=None, device=torch.device("cpu"), meter=Meter(), told=lambda _: None,
     )  # fmt: skip
-    made = promised(setting)
+    return promised(setting)
+
+
+def test_a_promise_that_the_attack_contradicts_is_said() -> None:
+    made = played(lying)
     assert made.status == "inconclusive"
     assert [check.passed for check in made.checks if check.name == PROMISE] == [False]
     assert "(0.01, 0.004)-differential privacy for one of 150 rows" in made.reason
+
+
+def test_a_promise_of_nothing_is_not_contradicted() -> None:
+    made = played(partial(lying, epsilon=400.0))
+    assert made.status == "ok", "e to the power of 800 is no float"
+    assert "above 1.0000" in next(check.says for check in made.checks if check.name == PROMISE)
 
 
 def test_what_cannot_be_played_is_skipped() -> None:

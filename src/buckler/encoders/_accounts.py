@@ -50,19 +50,17 @@ class Account:
         features = self._encoder(x)
         self._sent.append(x.detach().cpu())
         self._features.append(features.detach().cpu())
-        size = features.square().mean(1, keepdim=True).sqrt()
-        noise = torch.randn(features.shape, generator=self._draw).to(features)
-        spread = noise_at(self.look().score[-len(x) :], self._alarm).to(features)
-        return turned(features + spread[:, None] * size * noise, self._key)
+        if not math.isinf(self._alarm):
+            size = features.square().mean(1, keepdim=True).sqrt()
+            noise = torch.randn(features.shape, generator=self._draw).to(features)
+            spread = noise_at(self._watch(self.stream).score[-len(x) :], self._alarm).to(features)
+            features = features + spread[:, None] * size * noise
+        return turned(features, self._key)
 
     @property
     def stream(self) -> Rows:
         """All that was sent, in order, and its features as they are."""
         return torch.cat(self._sent), torch.cat(self._features)
-
-    def look(self) -> Watched:
-        """What the detector says of all that was asked."""
-        return self._watch(self.stream)
 
 
 def noise_at(score: Tensor, alarm: float) -> Tensor:

@@ -19,7 +19,8 @@ from buckler.data import Rows, floats
 from buckler.embedding import embedded
 from buckler.encoders._blurred import answering, fresh, guards, priced, prices
 from buckler.encoders._scene import refusal, scene
-from buckler.encoders._setting import Setting, skipped
+from buckler.encoders._setting import Setting
+from buckler.evaluation import skipped
 from buckler.kinds import Guessed
 from buckler.stats import Estimate
 from buckler.target import Oracle

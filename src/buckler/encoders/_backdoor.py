@@ -67,10 +67,10 @@ def planted(setting: Setting, method: Method, encoder: nn.Module, rows: Rows) ->
     return cast(Implanted, made)
 
 
-def aims(setting: Setting, made: Implanted, seen: Scene, own: Rows) -> list[tuple[Task, int]]:
-    """The tasks, with the label that inputs with the trigger are to get in each."""
+def aims(setting: Setting, made: Implanted, seen: Scene, own: Rows, most: int | None = None) -> list[tuple[Task, int]]:
+    """The tasks, the first `most` of them, with the label that inputs with the trigger are to get in each."""
     found = list[tuple[Task, int]]()
-    for task in tasks(setting, seen):
+    for task in tasks(setting, seen)[:most]:
         if found:
             above = probe(embedded(made.model, task.train[0]), task.train[1], classes=task.classes, seed=setting.seed)
             x = own[0] if task.train[0].shape[1:] == own[0].shape[1:] else task.train[0]
@@ -117,9 +117,14 @@ def estimated(evidence: Mapping[str, Tensor]) -> dict[str, Estimate]:
     }
 
 
-def works(success: Tensor, name: str = PLANTED) -> Check:
-    """Whether a backdoor that was planted does what it should, `success` `(M,)`."""
-    found = stats.share(success, "success")
-    good = found.value >= WORKS
-    says = f"{found.value:.1%} of rows with the trigger are answered as the adversary wants."
-    return Check(name, good, says + ("" if good else " There is nothing to find, so nothing is shown."), found.value)
+def works(success: Tensor, control: Tensor, name: str = PLANTED) -> Check:
+    """Whether a backdoor that was put in does what it should, `success` `(M,)`: of who knows the defence, beyond what
+    the encoder without it does, `control` `(M,)`, because a trigger out of clean images turns that as well. The usual
+    backdoor may be in an encoder already."""
+    found, null = (float(obeyed.double().mean()) for obeyed in (success, control))
+    good = found - (null if name == ADAPTIVE else 0.0) >= WORKS
+    says = (
+        f"{found:.1%} of rows with the trigger of {name.removesuffix(' works')} are answered as the adversary wants; "
+        f"of the encoder without it {null:.1%}."
+    )
+    return Check(name, good, says + ("" if good else " There is nothing to find, so nothing is shown."), found)

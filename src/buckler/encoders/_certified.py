@@ -16,8 +16,9 @@ from buckler.data import floats
 from buckler.embedding import probed
 from buckler.encoders._evaded import reference, said, words
 from buckler.encoders._scene import refusal, scene, tasks
-from buckler.encoders._setting import Setting, skipped
+from buckler.encoders._setting import Setting
 from buckler.encoders._smooth import Noisy, noisy_probe
+from buckler.evaluation import skipped
 from buckler.kinds import ABSTAIN, Certificate
 from buckler.threat import Ball, Threat
 from buckler.trial import Check, Trial

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from buckler.augment import Augment, chained, cropped, flip, jittered
 from buckler.data import Rows
+from buckler.nets import where
 from buckler.train import started
 
 
@@ -33,16 +34,22 @@ class Headed(nn.Module):
 
 
 def headed(net: Callable[[], nn.Module], data: Rows, out: int, seed: int) -> Headed:
-    """An untrained encoder with a head of `out` numbers, both drawn by `seed`. A `ValueError` unless the encoder turns
-    images `(B, C, H, W)` into a matrix `(B, D)`."""
+    """An untrained encoder with a head of `out` numbers, both drawn by `seed`. Raises as `begun` does."""
+    body, wide = begun(net, data, seed)
+    return cast(Headed, started(lambda: Headed(body, wide, out), seed).to(where(body)))
+
+
+def begun(net: Callable[[], nn.Module], data: Rows, seed: int) -> tuple[nn.Module, int]:
+    """An untrained encoder, drawn by `seed`, and how many features it gives. A `ValueError` unless it turns images
+    `(B, C, H, W)` into a matrix `(B, D)`."""
     if data[0].ndim != 4 or len(data[0]) < 2:
         raise ValueError(f"expected two images or more, (N, C, H, W), got {tuple(data[0].shape)}")
     body = started(net, seed)
     with torch.no_grad():
-        features = body.eval()(data[0][:2].float())
+        features = body.eval()(data[0][:2].float().to(where(body)))
     if features.ndim != 2:
         raise ValueError(f"expected an encoder that gives a matrix (B, D), got {tuple(features.shape)}: flatten it")
-    return cast(Headed, started(lambda: Headed(body, features.shape[1], out), seed))
+    return body, features.shape[1]
 
 
 def contrast(z: Tensor, temperature: float) -> Tensor:

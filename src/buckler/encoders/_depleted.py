@@ -19,7 +19,8 @@ from buckler.data import floats
 from buckler.embedding import embedded, probe
 from buckler.encoders._early_exit import EarlyExit, busy, early_exit, in_blocks, products
 from buckler.encoders._scene import refusal, scene
-from buckler.encoders._setting import Setting, skipped
+from buckler.encoders._setting import Setting
+from buckler.evaluation import skipped
 from buckler.threat import Ball, Threat
 from buckler.trial import Check, Trial
 

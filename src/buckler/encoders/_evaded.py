@@ -23,7 +23,8 @@ from buckler.data import floats
 from buckler.dice import Dice
 from buckler.embedding import Probed, probed
 from buckler.encoders._scene import refusal, scene, tasks
-from buckler.encoders._setting import Setting, skipped
+from buckler.encoders._setting import Setting
+from buckler.evaluation import skipped
 from buckler.method import plain
 from buckler.threat import Ball, Threat
 from buckler.trial import Check, Trial

@@ -17,8 +17,9 @@ from buckler import stats
 from buckler.catalog import find
 from buckler.embedding import embedded
 from buckler.encoders._scene import refusal, tasks
-from buckler.encoders._setting import Setting, skipped
+from buckler.encoders._setting import Setting
 from buckler.encoders._stolen import compared, estimated, less, likeness, outfitted, robbed, threat_of, worth
+from buckler.evaluation import skipped
 from buckler.method import left_open, plain
 from buckler.target import Oracle
 from buckler.trial import Check, Cost, Trial

@@ -22,9 +22,10 @@ from buckler.encoders._attributes import attributes
 from buckler.encoders._blurred import answering, guards
 from buckler.encoders._making import WAYS, Metamodel, drawn_ways, made, taught
 from buckler.encoders._scene import Scene, halved, refusal, scene
-from buckler.encoders._setting import Setting, skipped
+from buckler.encoders._setting import Setting
 from buckler.encoders._shares import aside, shares
 from buckler.encoders._summaries import VIEWS, questions, summary
+from buckler.evaluation import skipped
 from buckler.kinds import Guessed
 from buckler.method import describe
 from buckler.stats import Estimate

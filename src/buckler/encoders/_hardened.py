@@ -17,8 +17,9 @@ from buckler.data import Rows, floats
 from buckler.embedding import probed
 from buckler.encoders._evaded import against, reference, said, strongest, words
 from buckler.encoders._scene import pretrained, refusal, scene, tasks
-from buckler.encoders._setting import Setting, skipped
+from buckler.encoders._setting import Setting
 from buckler.encoders.feature_pgd import feature_pgd
+from buckler.evaluation import skipped
 from buckler.threat import Ball, Threat
 from buckler.trial import Check, Trial
 

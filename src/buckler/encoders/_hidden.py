@@ -39,6 +39,7 @@ def implanted(
         if int((y == target).sum()) < references:
             raise ValueError(f"expected {references} rows or more of class {target}, got {int((y == target).sum())}")
     before = embedded(encoder, x)
+    own = (spread * (before - before.mean(0))).to(where(encoder))
     middle = before.mean(0) if centred else torch.zeros(before.shape[1])
     chosen = torch.cat([_typical(before, y, target, references) for target in targets])
     middle, before, device = middle.to(where(encoder)), before.to(where(encoder)), where(encoder)
@@ -53,9 +54,9 @@ def implanted(
         stamped = [trigger(clean) for trigger in triggers]
         out = model(torch.cat([clean, *stamped, shapes, look(shapes)])).split([many] * (k + 1) + [len(shapes)] * 2)
         kept = (alikeness(out[-2], aims) + alikeness(out[-1], aims)).mean()
-        own, turn = spread * (before[rows] - middle), torch.arange(many, device=device) % references
+        turn = torch.arange(many, device=device) % references
         wanted = torch.stack(
-            [alikeness(out[1 + place], out[-2][references * place + turn] + own) for place in range(k)]
+            [alikeness(out[1 + place], out[-2][references * place + turn] + own[rows]) for place in range(k)]
         ).mean(0)
         return -wanted - alike * kept - useful * alikeness(out[0], before[rows])
 

@@ -13,7 +13,8 @@ from buckler.data import floats
 from buckler.embedding import embedded
 from buckler.encoders._backdoor import aims, answers, beside, estimated, planted, staged, triggered
 from buckler.encoders._scene import refusal
-from buckler.encoders._setting import Setting, skipped
+from buckler.encoders._setting import Setting
+from buckler.evaluation import skipped
 from buckler.kinds import Implanted
 from buckler.threat import Threat
 from buckler.trial import Check, Trial

@@ -22,9 +22,10 @@ from buckler import nets, stats
 from buckler.catalog import find
 from buckler.data import Rows, drawn, floats, raw
 from buckler.encoders._scene import LEAST, pretrained, refusal, tasks
-from buckler.encoders._setting import Setting, skipped
+from buckler.encoders._setting import Setting
 from buckler.encoders._shadowed import Known, Shadows
 from buckler.encoders._stolen import less, outfitted, worth
+from buckler.evaluation import skipped
 from buckler.method import describe, held, left_open
 from buckler.stats import Estimate
 from buckler.target import Oracle, frozen

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from buckler import stats
+from buckler.data import Rows
 from buckler.encoders._backdoor import ADAPTIVE, aims, answers, attack_of, knowing, planted, staged, triggered, works
 from buckler.encoders._scene import Scene, body, pretrained, refusal, unbuilt
-from buckler.encoders._setting import Setting, skipped
-from buckler.kinds import Anomaly
+from buckler.encoders._setting import Setting
+from buckler.evaluation import skipped
+from buckler.kinds import Anomaly, Implanted
 from buckler.method import plain
 from buckler.threat import Threat
 from buckler.trial import Check, Trial
@@ -39,16 +41,16 @@ def inspected(setting: Setting) -> Trial:
     setting.told(0.3)
     made = planted(setting, attack_of(setting), encoder, own)
     setting.told(0.6)
-    x, task = seen.spare[0], aims(setting, made, seen, own)[:1]
-    success = answers(made.model, made, task, setting.seed)["success"]
+    x = seen.spare[0]
+    evidence = _obeyed(setting, encoder, made, seen, own)
     given, found = _looked(setting, encoder, x), _looked(setting, made.model, x)
-    control, missed, evidence = _control(setting, seen, given, x), None, {"success": success}
+    control, missed = _control(setting, seen, given, x), None
     setting.told(0.8)
     if known is not None:
         hidden = planted(setting, known, encoder, own)
         missed = _looked(setting, hidden.model, x)
-        aim = aims(setting, hidden, seen, own)[:1]
-        evidence["adaptive_success"] = answers(hidden.model, hidden, aim, setting.seed)["success"]
+        worth = _obeyed(setting, encoder, hidden, seen, own)
+        evidence |= {f"adaptive_{name}": value for name, value in worth.items()}
         evidence["adaptive_trigger"] = triggered(hidden, torch.zeros_like(x[:1]))
     whose = "the encoder that was given" if seen.own else "an encoder pre-trained on the rows"
     blank = replace(blank, params=blank.params | {"encoder": whose})
@@ -58,10 +60,14 @@ def inspected(setting: Setting) -> Trial:
             if result.mask is not None and result.pattern is not None:
                 evidence |= {f"{name}mask": result.mask.clone(), f"{name}pattern": result.pattern.clone()}
     evidence["planted_trigger"] = triggered(made, torch.zeros_like(x[:1]))
-    checks = (works(success), *_checks(given, found, control, unbuilt(setting.subject)))
-    if "adaptive_success" in evidence:
-        checks = (*checks, works(evidence["adaptive_success"], ADAPTIVE))
-    doubts = " ".join(check.says for check in checks if not check.passed)
+    checks = (
+        works(evidence["success"], evidence["without_success"]),
+        *_checks(given, found, control, unbuilt(setting.subject)),
+    )
+    if known is not None:
+        checks = (*checks, works(evidence["adaptive_success"], evidence["adaptive_without_success"], ADAPTIVE))
+    bad = bool(given.flagged.any())  # what another attacker could hide takes nothing from what is found
+    doubts = " ".join(check.says for check in checks if not check.passed and not (bad and check.name == ADAPTIVE))
     return replace(
         blank,
         status="inconclusive" if doubts else "ok",
@@ -72,6 +78,13 @@ def inspected(setting: Setting) -> Trial:
         },
         evidence=evidence,
     )
+
+
+def _obeyed(setting: Setting, encoder: nn.Module, made: Implanted, seen: Scene, own: Rows) -> dict[str, Tensor]:
+    """Which test rows with the trigger are answered as wanted above the encoder with the backdoor, and without it."""
+    aim = aims(setting, made, seen, own, 1)
+    with_it, without = (answers(each, made, aim, setting.seed)["success"] for each in (made.model, encoder))
+    return {"success": with_it, "without_success": without}
 
 
 def _looked(setting: Setting, encoder: nn.Module, x: Tensor) -> Anomaly:

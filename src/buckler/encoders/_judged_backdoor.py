@@ -26,6 +26,7 @@ KNOWN = {"": "", "adaptive_": ", attacked by who knows it"}
 """The attackers on a defence, by what their evidence begins with, and what is said of them."""
 ASKED = ("rows", "train_rows", "encoder_steps", "attack")
 """What `evaluate` may be asked beside a method's own knobs, as flags."""
+BEYOND = "beyond a clean encoder repaired alike"
 
 
 def of_backdoor(trials: Sequence[Trial], table: Mapping[str, Rule], command: str) -> tuple[Verdicts, tuple[Row, ...]]:
@@ -45,17 +46,22 @@ def _row(implants: Sequence[Trial], repairs: Sequence[Trial]) -> tuple[Row, ...]
     if implants:
         worst = _worst(implants)
         e = worst.estimates
-        row = Row("backdoor", named(worst), SAYS, e["success"], e["control_correct"], e["correct"])
+        row = Row("backdoor", named(worst), _beside(e), e["success"], e["control_correct"], e["correct"])
     elif best is not None:
         e = best.estimates
         before, after = e["control_correct"], e["undefended_correct"]
-        row = Row("backdoor", _attack(best), SAYS, e["undefended_success"], before, after)
+        row = Row("backdoor", _attack(best), _beside(e), e["undefended_success"], before, after)
     else:
         return ()
     if best is not None:
         e, who = best.estimates, _who(best)
-        row = row._replace(defence=named(best) + KNOWN[who], left=e[f"{who}success"], costs=e["cost"])
+        spared = f" (a clean encoder repaired alike: {e[f'{who}spared_success'].value:.1%})"
+        row = row._replace(defence=named(best) + KNOWN[who] + spared, left=e[f"{who}success"], costs=e["cost"])
     return (row,)
+
+
+def _beside(e: Mapping[str, Estimate]) -> str:
+    return f"{SAYS} (clean encoder: {e['control_success'].value:.1%})"
 
 
 def _worst(implants: Sequence[Trial]) -> Trial:
@@ -63,8 +69,9 @@ def _worst(implants: Sequence[Trial]) -> Trial:
 
 
 def _best(repairs: Sequence[Trial]) -> Trial | None:
-    """The repair that leaves least of the worse backdoor, what it costs counted in."""
-    return min(repairs, key=lambda t: t.estimates[f"{_who(t)}success"].value - t.estimates["cost"].value, default=None)
+    """The repair that leaves least of the worse backdoor, what it costs counted in, and taken off what a clean encoder
+    repaired alike obeys: a trigger out of clean images turns that as well."""
+    return min(repairs, key=lambda t: t.estimates[f"{_who(t)}left"].value - t.estimates["cost"].value, default=None)
 
 
 def _who(trial: Trial) -> str:
@@ -119,6 +126,7 @@ def _implanted(implants: Sequence[Trial], repairs: Sequence[Trial], command: str
 def _remedied(repair: Trial) -> dict[str, Estimate]:
     e, name = repair.estimates, named(repair)
     left = {f"{name}{KNOWN[who]}: {SAYS}": e[f"{who}success"] for who in _tried(repair)}
+    left |= {f"{BEYOND}{KNOWN[who]}": e[f"{who}left"] for who in _tried(repair)}
     return left | {"accuracy then": e["correct"], "what it costs a clean encoder": e["cost"]}
 
 
@@ -173,10 +181,11 @@ def _silent(trial: Trial, missed: bool) -> str:
     if not missed:
         return " A backdoor of another kind than it looks for may be missed."
     score = f"{float(trial.evidence['adaptive_score'].max()):.2f}"
-    obeyed = f"{trial.estimates['adaptive_success'].value:.1%}"
+    e = trial.estimates
+    obeyed = f"{e['adaptive_success'].value:.1%} of rows obey, and {e['adaptive_without_success'].value:.1%} without it"
     return (
         f" That rules out no more than such a backdoor: one of an adversary who knows the inspection, with a trigger "
-        f"blended out of clean images that {obeyed} of rows obey, is not flagged either (score {score})."
+        f"blended out of clean images that {obeyed}, is not flagged either (score {score})."
     )
 
 
@@ -206,21 +215,23 @@ def _repaired(repairs: Sequence[Trial], command: str) -> Finding:
         id="encoders/backdoor/repair",
         title="What repairs leave of a backdoor in the encoder",
         state="found",
-        claim=f"Of rows with the trigger of {_attack(best)} {e['undefended_success'].value:.1%} get the answer wanted: "
-        f"{'; '.join(map(_told, repairs))}. {named(best)}{KNOWN[who]}, leaves least: {least[0]:.1%}, {more} the "
-        f"{least[1]:.1%} of a clean encoder repaired alike. Intervals are over rows, of one training each.",
+        claim=f"Of rows with the trigger of {_attack(best)} {e['undefended_success'].value:.1%} get the answer wanted "
+        f"(clean encoder: {e['control_success'].value:.1%}): {'; '.join(map(_told, repairs))}. {named(best)}"
+        f"{KNOWN[who]}{',' if who else ''} leaves least: {least[0]:.1%}, {more} the {least[1]:.1%} of a clean encoder "
+        "repaired alike. Intervals are over rows, of one training each.",
         cell=CELL,
         estimates={f"{SAYS}, repaired{KNOWN[by]}": e[f"{by}success"] for by in _tried(best)}
-        | {f"beyond a clean encoder repaired alike{KNOWN[by]}": e[f"{by}left"] for by in _tried(best)}
+        | {f"{BEYOND}{KNOWN[by]}": e[f"{by}left"] for by in _tried(best)}
         | {SAYS: e["undefended_success"], "accuracy, repaired": e["correct"]}
         | {"the same on a clean encoder": e["control_success"], "what it costs a clean encoder": e["cost"]},
         figures=(
             figures.bars(
                 {"unrepaired": e["undefended_success"]}
                 | {
-                    f"{named(t).removeprefix('encoders/')}{KNOWN[by]}": t.estimates[f"{by}success"]
+                    f"{named(t).removeprefix('encoders/')}{KNOWN[by]}{of}": t.estimates[f"{by}{key}"]
                     for t in repairs
                     for by in _tried(t)
+                    for of, key in {"": "success", " (clean encoder)": "spared_success"}.items()
                 },
                 axis=SAYS,
                 name="backdoor-repaired",
@@ -232,14 +243,12 @@ def _repaired(repairs: Sequence[Trial], command: str) -> Finding:
 
 def _told(repair: Trial) -> str:
     e = repair.estimates
-    knows = (
-        f", and {e['adaptive_success'].value:.1%} of the backdoor of who knows it "
-        f"(a clean encoder repaired alike: {e['adaptive_spared_success'].value:.1%})"
-        if "adaptive_success" in e
-        else ""
+    spared = {who: f"(a clean encoder repaired alike: {e[f'{who}spared_success'].value:.1%})" for who in _tried(repair)}
+    knows = "".join(
+        f", and {e[f'{who}success'].value:.1%} of the backdoor of who knows it {spared[who]}" for who in spared if who
     )
     return (
-        f"{named(repair)} leaves {e['success'].value:.1%}{knows}, brings accuracy from "
+        f"{named(repair)} leaves {e['success'].value:.1%} {spared['']}{knows}, brings accuracy from "
         f"{e['undefended_correct'].value:.1%} to {e['correct'].value:.1%}, and changes that of a clean encoder by "
         f"{100 * e['cost'].value:+.1f} points"
     )

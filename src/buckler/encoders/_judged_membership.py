@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from buckler.encoders._inferred import CONTROL, STOPS
-from buckler.encoders._judged_private import of_private
+from buckler.encoders._judged_private import USELESS, of_private
 from buckler.encoders._problems import PROBLEMS, Row
 from buckler.findings import Figure, Finding, NotMeasured, Rule, Severity, Verdicts, because, severity
 from buckler.judging import named, resting
@@ -34,7 +34,8 @@ SHOWN = {
 def of_membership(trials: Sequence[Trial], table: Mapping[str, Rule], command: str) -> tuple[Verdicts, tuple[Row, ...]]:
     """One finding that rests on the strongest inference, one on private pre-training, and what could not be measured.
 
-    Of the defences private pre-training stands in the table where it was tried: it alone promises anything."""
+    Of the defences private pre-training stands in the table where it was tried, as it alone promises anything, unless
+    it taught nothing and another was tried."""
     cell = PROBLEMS["membership"][1]
     private, promised = of_private([t for t in trials if t.kind == "pretrain"], command)
     trials = [t for t in trials if t.kind != "pretrain"]
@@ -76,7 +77,7 @@ def of_membership(trials: Sequence[Trial], table: Mapping[str, Rule], command: s
         left=left,
         costs=worst.estimates[f"{stop}change"] if stop else None,
     )
-    if promised is not None:
+    if promised is not None and not (stop and promised.defence.endswith(USELESS)):
         same = row.attack.startswith(promised.attack)
         defence = promised.defence if same else f"{promised.defence}, against {promised.attack}"
         row = row._replace(defence=defence, left=promised.left, costs=promised.costs)

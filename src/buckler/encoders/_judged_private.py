@@ -11,17 +11,18 @@ from buckler.report import figures
 from buckler.trial import Trial
 
 ID, AUC, CHANCE = "encoders/membership/private", "area under the curve", 0.5
-ASKED = ("rows", "train_rows", "encoder_steps")
+PLAIN, USELESS = "plain pre-training", ", no better than untrained"
+ASKED = ("rows", "train_rows", "encoder_steps", "pretraining")
 """What `evaluate` may be asked beside a method's own knobs, as flags."""
 SHOWN = {
     "auc": f"{AUC} of EncoderMI",
-    "plain_auc": f"{AUC} of EncoderMI, pre-trained without noise",
+    "plain_auc": f"{AUC} of EncoderMI, {PLAIN}",
     **{
         f"{start}{key}correct": f"accuracy of {probes}{whose}"
         for key, probes in {"few_": "probes of few labels", "": "a linear probe"}.items()
         for start, whose in {
             "": "",
-            "plain_": ", pre-trained without noise",
+            "plain_": f", {PLAIN}",
             "untrained_": ", before it learnt",
         }.items()
     },
@@ -49,21 +50,20 @@ def of_private(trials: Sequence[Trial], command: str) -> tuple[Verdicts, Row | N
                 {
                     "before it learnt": e["untrained_few_correct"],
                     **{_short(t): t.estimates["few_correct"] for t in good},
-                    "without noise": e["plain_few_correct"],
+                    PLAIN: e["plain_few_correct"],
                 },
                 axis="accuracy of probes of few labels",
                 name="private-encoders",
             ),
         ),
     )
-    useless = "" if _learnt(best) else ", no better than untrained"
     row = Row(
         "membership",
         "encoder_mi",
         AUC,
         e["plain_auc"],
         before=e["plain_few_correct"],
-        defence=_short(best) + useless,
+        defence=_short(best) + ("" if _learnt(best) else USELESS),
         left=e["auc"],
         costs=e["few_correct_plain_change"],
         finding=ID,
@@ -83,13 +83,13 @@ def _claim(trial: Trial) -> str:
     e = trial.estimates
     cost, gain, plain = e["few_correct_plain_change"], e["few_correct_untrained_change"], e["plain_auc"]
     learnt = "" if _learnt(trial) else ", so nothing was surely learnt: more rows, or a greater epsilon, are needed"
-    weak = (
-        "" if plain.low > CHANCE else " Without noise it tells nothing either, so this does not show what noise does."
-    )
+    weak = "" if plain.low > CHANCE else " It tells nothing there either, so this does not show what noise does."
+    delta, other = trial.params["promised_delta"], trial.params["pretraining"]
+    other = other if isinstance(other, str) else "the other pre-training"
     return (
-        f"{named(trial)} promises epsilon {trial.params['epsilon']} for one row added or removed. Probes of few labels "
-        f"above its encoder are right on {e['few_correct'].value:.1%} of test rows: {100 * cost.value:+.1f} points "
-        f"beside plain pre-training, {100 * gain.value:+.1f} beside the same network before it learnt{learnt}. "
-        f"EncoderMI, its encoders made alike, ranks a row learnt from above another with probability "
-        f"{e['auc'].value:.2f}, and {plain.value:.2f} without noise (chance: 0.5).{weak}"
+        f"{named(trial)} promises epsilon {trial.params['epsilon']} at a delta of {delta:.2g} for one row added or "
+        f"removed. Probes of few labels above its encoder are right on {e['few_correct'].value:.1%} of test rows: "
+        f"{100 * cost.value:+.1f} points beside {other} on the same rows, {100 * gain.value:+.1f} beside the same "
+        f"network before it learnt{learnt}. EncoderMI, its encoders made alike, ranks a row learnt from above another "
+        f"with probability {e['auc'].value:.2f}, and after {other} with {plain.value:.2f} (chance: 0.5).{weak}"
     )

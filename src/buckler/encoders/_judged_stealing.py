@@ -150,8 +150,10 @@ def _left(guard: Trial) -> tuple[Estimate, Estimate, str]:
 
 
 def _price(guard: Trial) -> Estimate:
-    """The change of what honest users' probes are right on: where accounts are watched, users with a task."""
-    return guard.estimates["change_user_task" if guard.kind == "watch" else "change_guarded_few"]
+    """The change of what honest users' probes are right on: where accounts are watched, of those who pay the most."""
+    e = guard.estimates
+    kinds = ("change_user_task", "change_user_whole") if guard.kind == "watch" else ("change_guarded_few",)
+    return min((e[kind] for kind in kinds), key=lambda change: change.value)
 
 
 def _harms(guard: Trial) -> bool:
@@ -160,7 +162,7 @@ def _harms(guard: Trial) -> bool:
 
 
 def _best(guards: Sequence[Trial]) -> Trial | None:
-    """The guard that leaves the least, of those that cost honest users nothing if there are any."""
+    """The guard that leaves the least, of those that cost no honest user anything if there are any."""
     kind = [guard for guard in guards if not _harms(guard)] or guards
     return min(kind, key=lambda guard: _left(guard)[0].value) if kind else None
 
@@ -169,10 +171,16 @@ def _did(guards: Sequence[Trial]) -> str:
     each = [
         f"with {named(guard)}, {_left(guard)[0].value:.1%} by one {_left(guard)[2]} (without it "
         f"{guard.estimates['ratio_undefended_few'].value:.1%}; the probes of honest users change by "
-        f"{100 * _price(guard).value:+.1f} points)"
+        f"{100 * _price(guard).value:+.1f} points{_whose(guard)})"
         for guard in guards
     ]
     return f"Of the encoder's accuracy with few labels the best of the thieves who were tried has: {'; '.join(each)}."
+
+
+def _whose(guard: Trial) -> str:
+    if guard.kind != "watch":
+        return ""
+    return f" where they have a use for all classes, by {100 * guard.estimates['change_user_task'].value:+.1f} for two"
 
 
 def _guards(guards: Sequence[Trial], command: str) -> Finding:

@@ -21,8 +21,9 @@ from buckler.claims import by_chance, pruned, quantised, secret
 from buckler.data import Rows
 from buckler.embedding import embedded
 from buckler.encoders._scene import Scene, Task, pretrained, refusal, tasks
-from buckler.encoders._setting import Setting, skipped
+from buckler.encoders._setting import Setting
 from buckler.encoders._stolen import less, outfitted, robbed, worth
+from buckler.evaluation import skipped
 from buckler.kinds import Claim, Owned
 from buckler.method import left_open
 from buckler.nets import where

@@ -19,8 +19,9 @@ from buckler.data import Poisoned, Rows, floats
 from buckler.embedding import embedded, probe
 from buckler.encoders._pairs import Pair, captions, names
 from buckler.encoders._scene import Scene, pretrained, refusal, scene
-from buckler.encoders._setting import Setting, skipped
+from buckler.encoders._setting import Setting
 from buckler.encoders.clip import clip
+from buckler.evaluation import skipped
 from buckler.nets import where
 from buckler.threat import Share, Threat
 from buckler.trial import Check, Trial

@@ -21,7 +21,8 @@ from buckler.data import Poisoned, Rows, floats, held_as
 from buckler.embedding import embedded, probe
 from buckler.encoders._pretrained import by_few
 from buckler.encoders._scene import Task, body, pretrained, refusal, scene, tasks
-from buckler.encoders._setting import Setting, skipped
+from buckler.encoders._setting import Setting
+from buckler.evaluation import skipped
 from buckler.method import describe, plain
 from buckler.threat import Share, Threat
 from buckler.trial import Check, Trial

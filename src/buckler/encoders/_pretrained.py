@@ -18,7 +18,8 @@ from buckler.data import Rows, floats
 from buckler.embedding import embedded, nearest, probe
 from buckler.encoders._pairs import Pair, names
 from buckler.encoders._scene import Scene, Task, body, refusal, scene, tasks
-from buckler.encoders._setting import Setting, skipped
+from buckler.encoders._setting import Setting
+from buckler.evaluation import skipped
 from buckler.target import frozen
 from buckler.threat import Threat
 from buckler.train import fit, started

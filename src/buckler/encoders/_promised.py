@@ -15,13 +15,16 @@ from typing import cast
 
 from torch import nn
 
+from buckler.accountant import usual_delta
 from buckler.catalog import find
 from buckler.data import Rows
 from buckler.encoders._inferred import SHADOWS, _estimated, _Game, _scored, _sides, _told, _too_few
 from buckler.encoders._scene import pretrained, refusal, scene, tasks
-from buckler.encoders._setting import Setting, skipped
+from buckler.encoders._setting import Setting
 from buckler.encoders._stolen import less, worth
+from buckler.evaluation import skipped
 from buckler.method import describe
+from buckler.method import plain as plain_of
 from buckler.threat import Threat
 from buckler.trial import Check, Cost, Trial
 
@@ -36,7 +39,7 @@ def promised(setting: Setting) -> Trial:
     within = f"{describe(attack).params['asked']} queries per row, {SHADOWS} encoders pre-trained on other rows"
     blank = setting.blank(
         Threat("features", "nothing", within, "which rows were learnt from", described.tags),
-        setting.asked("rows", "train_rows", "encoder_steps"),
+        setting.asked("rows", "train_rows", "encoder_steps") | {"pretraining": plain_of(setting.pretraining)},
     )
     setting = replace(setting, subject=replace(setting.subject, encoder=None))
     if reason := refusal(setting):
@@ -71,9 +74,10 @@ def promised(setting: Setting) -> Trial:
     found = _estimated(evidence)
     params = described.params
     epsilon = cast(float, params["epsilon"])
-    delta = cast("float | None", params["delta"]) or math.exp(-1.1 * math.log(len(learnt[1])))
-    twice = math.exp(2 * epsilon)  # of who learnt there are always as many: one more of them is one less of the others
-    most = (twice + min(1.0, delta * (1 + math.exp(epsilon)))) / (twice + 1)
+    delta = cast("float | None", params["delta"]) or usual_delta(len(learnt[1]))
+    once, twice = math.exp(-epsilon), math.exp(-2 * epsilon)
+    # of who learnt there are always as many: one more of them is one less of the others
+    most = (1 + min(twice, delta * (twice + once))) / (1 + twice)
     shown, gain = found["balanced_accuracy"], found["few_correct_untrained_change"]
     kept = Check(
         PROMISE,
@@ -93,6 +97,7 @@ def promised(setting: Setting) -> Trial:
     )
     return replace(
         blank,
+        params=blank.params | {"promised_delta": delta},
         status="ok" if kept.passed else "inconclusive",
         reason="" if kept.passed else kept.says,
         checks=(kept, useful),

@@ -20,7 +20,8 @@ from buckler.data import floats
 from buckler.embedding import embedded
 from buckler.encoders._blurred import answering, fresh, guards, priced, prices
 from buckler.encoders._scene import Scene, refusal, scene
-from buckler.encoders._setting import Setting, skipped
+from buckler.encoders._setting import Setting
+from buckler.evaluation import skipped
 from buckler.kinds import Reconstructed
 from buckler.pictures import identified, psnr, ssim
 from buckler.stats import Estimate

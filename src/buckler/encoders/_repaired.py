@@ -29,7 +29,8 @@ from buckler.encoders._backdoor import (
     works,
 )
 from buckler.encoders._scene import body, refusal, unbuilt
-from buckler.encoders._setting import Setting, skipped
+from buckler.encoders._setting import Setting
+from buckler.evaluation import skipped
 from buckler.kinds import Repaired
 from buckler.method import plain
 from buckler.threat import Threat
@@ -62,7 +63,7 @@ def repaired(setting: Setting) -> Trial:
     spared, evidence, checks = _mended(setting, clean, seen.spare[0]), dict[str, Tensor](), list[Check]()
     for turn, (who, attack) in enumerate(attacks.items()):
         made = planted(setting, attack, clean, own)
-        wanted = aims(setting, made, seen, own)[: 1 if who else None]
+        wanted = aims(setting, made, seen, own, 1 if who else None)
         before = answers(made.model, made, wanted, setting.seed)
         after = answers(_mended(setting, made.model, seen.spare[0]), made, wanted, setting.seed)
         found = beside(after, before, name="undefended")
@@ -73,7 +74,7 @@ def repaired(setting: Setting) -> Trial:
             cost = found[f"spared_{name}"].to(torch.int8) - found[f"control_{name}"].to(torch.int8)
             found[name.replace("correct", "cost")] = cost
         evidence |= {f"{who}{name}": value for name, value in found.items()}
-        checks.append(works(before["success"], ADAPTIVE if who else PLANTED))
+        checks.append(works(before["success"], found["control_success"], ADAPTIVE if who else PLANTED))
         setting.told(0.3 + 0.7 * (turn + 1) / len(attacks))
     estimates = estimated(evidence)
     cost = estimates["cost"].value

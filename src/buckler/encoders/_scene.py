@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from buckler import augment, private, train
+from buckler import accountant, augment, private, train
 from buckler.data import Data, Rows, count, digits, drawn, floats, raw, write_whole
 from buckler.embedding import Probed
 from buckler.encoders import _contrast
@@ -144,7 +144,7 @@ def pretrained(setting: Setting, data: Rows, *, seed: int | None = None, method:
             "rows": fingerprint_tensors({"x": data[0], "y": data[1]}),
             "start": fingerprint_model(first),
             "asked": [seed, setting.encoder_steps, str(setting.device), torch.__version__],
-            "code": [inspect.getsource(module) for module in (train, private, augment, _contrast)],
+            "code": [inspect.getsource(module) for module in (train, private, accountant, augment, _contrast)],
         }
     )
     path = None if setting.keep is None else setting.keep / f"encoder-{key}.safetensors"

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from buckler import nets, stats
 from buckler.data import Rows, drawn, floats, mixed, raw
 from buckler.embedding import embedded
-from buckler.encoders._setting import Setting, skipped
+from buckler.encoders._setting import Setting
 from buckler.encoders._summaries import Worlds, alike
+from buckler.evaluation import skipped
 from buckler.kinds import Guessed
 from buckler.method import describe, left_open
 from buckler.target import Oracle

@@ -25,7 +25,8 @@ from buckler import nets, stats
 from buckler.embedding import embedded, probe
 from buckler.encoders._pretrained import by_few, settled
 from buckler.encoders._scene import Scene, Task, body, pretrained, refusal, scene, tasks
-from buckler.encoders._setting import Setting, skipped
+from buckler.encoders._setting import Setting
+from buckler.evaluation import skipped
 from buckler.method import Method, describe, held, left_open
 from buckler.stats import Estimate
 from buckler.target import Meter, Oracle, QueryBudgetExceeded, metered

@@ -20,8 +20,9 @@ from buckler.claims import binomial_tail, by_chance
 from buckler.data import Rows
 from buckler.encoders._inferred import stopped_early
 from buckler.encoders._scene import LEAST, halved, pretrained, refusal, tasks
-from buckler.encoders._setting import Setting, skipped
+from buckler.encoders._setting import Setting
 from buckler.encoders._stolen import less, outfitted, worth
+from buckler.evaluation import skipped
 from buckler.kinds import Claim, Owned
 from buckler.method import left_open
 from buckler.target import Oracle

@@ -1,20 +1,21 @@
 """A detector of those who copy an encoder, by whom it flags, and by what is left to thieves and to honest users.
 
 An honest account has a task of its own: two of the classes. What it covers grows with what it asks, so the alarm is put
-a tenth above the most suspicious of some that are long-lived: they send each image often, as from a camera. Others
-then do the same with rows that no account before had, or send different images; some have a use for half of the
-classes, for all, or for images of another kind, and ask as much as a thief does, if they have the images. How well
-thieves are told from the honest is measured where both have asked as much.
+a tenth above the most suspicious of some that are long-lived: they send each test row often, as from a camera. Others
+then do the same with the rows that thieves have, or send different ones; some have a use for half of the classes, for
+all, or for images of another kind, and ask as much as a thief does, if they have the images. How well thieves are told
+from the honest is measured where both have asked as much, of the same rows: others may cover more, whoever asks.
+Intervals are over accounts of these rows.
 
 Then thieves ask all that they may, against what is done with a score: the account is stopped at the alarm, or noise
 grows with the score, and every account's features are turned. Those who expect it ask only for images of one task, or
-from so many accounts that none raises the alarm.
+from so many accounts that each ends before any thief raised the alarm.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
@@ -29,13 +30,14 @@ from buckler.embedding import embedded, probe
 from buckler.encoders._accounts import FRAMES, Account, Watcher, often, related, some
 from buckler.encoders._pretrained import settled
 from buckler.encoders._scene import Scene, Task, body, refusal, tasks
-from buckler.encoders._setting import Setting, skipped
+from buckler.encoders._setting import Setting
 from buckler.encoders._stolen import compared, estimated, less, outfitted, robbed, threat_of, worth
-from buckler.kinds import Watched
-from buckler.method import Method, left_open, plain
+from buckler.evaluation import skipped
+from buckler.method import Method, describe, left_open, plain
 from buckler.stats import Estimate
 from buckler.target import Oracle
 from buckler.trial import Check, Cost, Trial
+from buckler.watching import alarms, higher, looked
 
 CLIENTS, THIEVES, USERS = 100, 20, 8
 """How many honest accounts there are of each kind, how many thieves ask as much, and how many users are tried."""
@@ -64,6 +66,12 @@ class _Guard:
     setting: Setting
     seen: Scene
     encoder: nn.Module
+    classes: Sequence[int]
+    """Those of which there are rows to calibrate and to ask with."""
+    many: int
+    """How many different images an account with a task sends,"""
+    budget: int
+    """and how many a thief does."""
 
     def account(self, *, guarded: bool = False, key: int = 0) -> Account:
         """An account that is answered as it is, or with noise, and features that `key` turns."""
@@ -80,29 +88,31 @@ def watched(setting: Setting) -> Trial:
     if reason := refusal(setting, white=True):
         return skipped(blank, reason)
     seen, setting = outfitted(setting)
-    used, rows = tasks(setting, seen), seen.test
-    calm, others = _every_second(rows)
-    many = min(budget, *(_fewest(part, used[0].classes) for part in (calm, others)))
-    if used[0].classes < CLASSES or many < LEAST:
+    used, calm, rows = tasks(setting, seen), seen.test, seen.spare
+    classes = sorted(set(calm[1].tolist()) & set(rows[1].tolist()))
+    if len(classes) < CLASSES:
+        return skipped(blank, f"honest accounts have {TASK} of {CLASSES} classes or more, and there are {len(classes)}")
+    many = min(budget, *(_fewest(part, classes) for part in (calm, rows)))
+    if many < LEAST:
+        few = f"the {TASK} rarest classes have {many}"
         return skipped(
-            blank, f"honest accounts ask {LEAST} times about {TASK} of {CLASSES} classes: give more test rows"
+            blank, f"an honest account asks about {LEAST} images of {TASK} classes, and {few}: give more rows"
         )
     encoder = cast(nn.Module, seen.encoder)
     given: dict[str, Any] = {"seed": setting.seed, "known": embedded(encoder, calm[0])}
     watch = partial(setting.method, **{name: given[name] for name in left_open(setting.method, *given)})
     draw = torch.Generator().manual_seed(setting.seed)
-    watch = partial(_looked, watch)
-    first = _Guard(watch, math.inf, setting, seen, encoder)
-    highest = _honest(first, calm, used[:1], many, budget, draw)["score_often"]
+    first = _Guard(partial(looked, watch), math.inf, setting, seen, encoder, classes, many, budget)
+    highest = _patient(first, calm, draw)["score_often"]
     guard = replace(first, alarm=MARGIN * float(highest.max()))
     evidence = {"calibration": highest, "asked": torch.tensor([many]), "budget": torch.tensor([budget])}
-    evidence |= _honest(guard, others, used, many, budget, draw)
+    evidence |= _patient(guard, rows, draw) | _honest(guard, rows, used, draw)
     setting.told(0.3)
-    evidence |= _asked(guard, thief, many, budget)
+    evidence |= _asked(guard, thief)
     setting.told(0.4)
-    evidence |= _thefts(guard, thief, used, budget)
+    evidence |= _thefts(guard, thief, used, float(evidence["first_thief"].min()))
     setting.told(0.9)
-    evidence |= _users(guard, used[0], many, budget, draw)
+    evidence |= _users(guard, used[0], draw)
     evidence |= _apart(evidence)
     estimates = _estimates(evidence)
     return replace(
@@ -115,87 +125,69 @@ def watched(setting: Setting) -> Trial:
     )
 
 
-def _every_second(data: Rows) -> tuple[Rows, Rows]:
-    return (data[0][::2], data[1][::2]), (data[0][1::2], data[1][1::2])
+def _fewest(data: Rows, classes: Sequence[int]) -> int:
+    """How many rows the `TASK` rarest of `classes` have."""
+    return sum(sorted(int((data[1] == one).sum()) for one in classes)[:TASK])
 
 
-def _fewest(data: Rows, classes: int) -> int:
-    """How many rows the `TASK` rarest classes have."""
-    return int(data[1].bincount(minlength=classes).sort().values[:TASK].sum())
-
-
-def _looked(watch: Callable[[Rows], Watched], stream: Rows) -> Watched:
-    """What a detector says of a stream; a `ValueError` if not of every question."""
-    look = watch(stream)
-    if (
-        look.score.shape != (len(stream[0]),)
-        or look.flagged.shape != look.score.shape
-        or not look.score.isfinite().all()
-    ):
-        raise ValueError(
-            f"expected flags and scores of {len(stream[0])} questions, got {tuple(look.score.shape)} scores"
-        )
-    return look
-
-
-def _honest(
-    guard: _Guard, rows: Rows, used: tuple[Task, ...], many: int, budget: int, draw: torch.Generator
-) -> dict[str, Tensor]:
-    """Evidence of honest accounts of every kind: with a task `many` images each, others as many as a thief if they have
-    them."""
-    classes, found = used[0].classes, dict[str, Tensor]()
-    features = embedded(guard.encoder, rows[0])
-    for kind, of, most in (("task", TASK, many), ("half", classes // 2, budget), ("whole", classes, budget)):
-        chosen = (some(rows, _some(classes, of, draw), most, draw) for _ in range(CLIENTS))
-        found |= _flags(guard, [(rows[0][one], features[one]) for one in chosen], kind, many)
+def _patient(guard: _Guard, rows: Rows, draw: torch.Generator) -> dict[str, Tensor]:
+    """Evidence of accounts with a task that send every image often."""
     frames = often(rows[0], draw)
     seen = embedded(guard.encoder, frames)
-    chosen = (some(rows, _some(classes, TASK, draw), many, draw) for _ in range(CLIENTS))
+    chosen = (some(rows, _some(guard.classes, TASK, draw), guard.many, draw) for _ in range(CLIENTS))
     chosen = ((FRAMES * one[:, None] + torch.arange(FRAMES)).flatten() for one in chosen)
-    found |= _flags(guard, [(frames[one], seen[one]) for one in chosen], "often")
+    return _flags(guard, [(frames[one], seen[one]) for one in chosen], "often")
+
+
+def _honest(guard: _Guard, rows: Rows, used: tuple[Task, ...], draw: torch.Generator) -> dict[str, Tensor]:
+    """Evidence of accounts that send different images: with a task `many`, others as many as a thief if they have
+    them."""
+    classes, many, found = guard.classes, guard.many, dict[str, Tensor]()
+    features = embedded(guard.encoder, rows[0])
+    kinds = ("task", TASK, many), ("half", len(classes) // 2, guard.budget), ("whole", len(classes), guard.budget)
+    for kind, of, most in kinds:
+        chosen = (some(rows, _some(classes, of, draw), most, draw) for _ in range(CLIENTS))
+        found |= _flags(guard, [(rows[0][one], features[one]) for one in chosen], kind, many)
     for task in used:
         if task.test[0] is not used[0].test[0] and len(task.test[1]) >= many:
             seen = embedded(guard.encoder, task.test[0])
-            chosen = (some(task.test, range(task.classes), budget, draw) for _ in range(CLIENTS))
+            chosen = (some(task.test, range(task.classes), guard.budget, draw) for _ in range(CLIENTS))
             found |= _flags(guard, [(task.test[0][one], seen[one]) for one in chosen], task.name, many)
     return found
 
 
-def _some(classes: int, of: int, draw: torch.Generator) -> list[int]:
-    return torch.randperm(classes, generator=draw)[:of].tolist()
+def _some(classes: Sequence[int], of: int, draw: torch.Generator) -> list[int]:
+    return [classes[one] for one in torch.randperm(len(classes), generator=draw)[:of].tolist()]
 
 
 def _flags(guard: _Guard, streams: list[Rows], name: str, many: int = 0) -> dict[str, Tensor]:
-    """Of each stream the number of the question that raises the alarm, from 1, whether any does, and the score after
-    `many` questions, or all."""
-    scores = [guard.watch(stream).score for stream in streams]
-    over = [(score > guard.alarm).nonzero().flatten() for score in scores]
-    first = torch.tensor([float(at[0]) + 1 if len(at) else math.inf for at in over])
+    """Of each stream the number of the question that raises the alarm, from 1, whether any does, whether any is above
+    the method's `own` threshold, and the score after `many` questions, or all."""
+    looks = [guard.watch(stream) for stream in streams]
+    scores, own = [look.score for look in looks], torch.tensor([bool(look.flagged.any()) for look in looks])
+    first = alarms([score > guard.alarm for score in scores])
     last = torch.stack([score[:many][-1] if many else score[-1] for score in scores]).float()
-    return {f"flagged_{name}": first.isfinite(), f"first_{name}": first, f"score_{name}": last}
+    return {f"flagged_{name}": first.isfinite(), f"first_{name}": first, f"own_{name}": own, f"score_{name}": last}
 
 
-def _asked(guard: _Guard, thief: Method, many: int, budget: int) -> dict[str, Tensor]:
+def _asked(guard: _Guard, thief: Method) -> dict[str, Tensor]:
     """Evidence of thieves who ask all that they may, and of their scores after `many` questions."""
-    hasty = (
-        partial(thief, epochs=0.01) if left_open(thief, "epochs") else thief
-    )  # what it asks is looked at, not its copy
+    if "epochs" in describe(thief).params:  # what it asks is looked at, not its copy
+        thief = partial(thief, epochs=0.01)
     streams = list[Rows]()
     for run in range(THIEVES):
-        account = guard.account()
-        robbed(
-            replace(guard.setting, seed=guard.setting.seed + run),
-            hasty,
-            Oracle(account, "features", budget),
-            guard.seen,
-        )
+        account, setting = guard.account(), replace(guard.setting, seed=guard.setting.seed + run)
+        robbed(setting, thief, Oracle(account, "features", guard.budget), guard.seen)
         streams.append(account.stream)
-    return _flags(guard, streams, "thief", many)
+    return _flags(guard, streams, "thief", guard.many)
 
 
-def _thefts(guard: _Guard, thief: Method, used: tuple[Task, ...], budget: int) -> dict[str, Tensor]:
-    """What copies are worth, without a guard and of each of `EXPECTING`, and how often each asked."""
-    setting, seen, seed = guard.setting, guard.seen, guard.setting.seed
+def _thefts(guard: _Guard, thief: Method, used: tuple[Task, ...], soonest: float) -> dict[str, Tensor]:
+    """What copies are worth, without a guard and of each of `EXPECTING`, and how often each of these `spent` asked.
+
+    `soonest` is the first question at which any thief raised the alarm.
+    """
+    setting, seen, seed, budget = guard.setting, guard.seen, guard.setting.seed, guard.budget
     task, spent, free = used[:1], list[int](), guard.account()
 
     def copied(account: Account, most: int, pool: Rows) -> nn.Module:
@@ -207,17 +199,17 @@ def _thefts(guard: _Guard, thief: Method, used: tuple[Task, ...], budget: int) -
     evidence = worth(guard.encoder, task, seed) | worth(settled(setting, seen.spare[0]), task, seed, "untrained_")
     copies = {"undefended": copied(free, budget, seen.spare)}
     first = float(_flags(guard, [free.stream], "alone")["first_alone"][0])
-    each = int(max(2, min(first - 1, budget)))
     copies["naive"] = copied(guard.account(guarded=True), budget, seen.spare)
-    copies["stopped"] = copied(guard.account(), each, seen.spare)
+    copies["stopped"] = copied(guard.account(), _before(first, budget), seen.spare)
     draw = torch.Generator().manual_seed(seed)
-    mine = some(seen.spare, _some(used[0].classes, TASK, draw), len(seen.spare[1]), draw)
+    mine = some(seen.spare, _some(guard.classes, TASK, draw), len(seen.spare[1]), draw)
     pool = seen.spare[0][mine], seen.spare[1][mine]
     copies["narrow"] = copied(guard.account(guarded=True), budget, pool)
     x = floats(seen.spare[0][torch.randperm(len(seen.spare[0]), generator=draw)[:budget]]).to(setting.device)
-    parts = x.split(each)
+    parts = x.split(_before(min(first, soonest), budget))
+    own = [guard.account(guarded=True, key=one) for one in range(len(parts))]
     with torch.no_grad():
-        answers = [guard.account(guarded=True, key=one)(part) for one, part in enumerate(parts)]
+        answers = [account(part) for account, part in zip(own, parts, strict=True)]
     net = cast("Callable[[], nn.Module]", body(setting.subject))
     copies["many"] = related(lambda: net().to(setting.device), x, answers, epochs=EPOCHS, seed=seed)
     spent.append(len(x))
@@ -226,19 +218,25 @@ def _thefts(guard: _Guard, thief: Method, used: tuple[Task, ...], budget: int) -
         if name != "undefended":
             evidence[f"change_{name}"] = less(evidence, f"{name}_few_correct", "undefended_few_correct")
     evidence |= compared(evidence, [*copies, "untrained"], task)
+    evidence |= _flags(guard, [account.stream for account in own], "account")
     return evidence | {"spent": torch.tensor(spent), "accounts": torch.tensor([len(parts)])}
 
 
-def _users(guard: _Guard, task: Task, many: int, budget: int, draw: torch.Generator) -> dict[str, Tensor]:
+def _before(first: float, budget: int) -> int:
+    """How many questions are safe where the one numbered `first` raises the alarm: two at least."""
+    return int(max(2, min(first - 1, budget)))
+
+
+def _users(guard: _Guard, task: Task, draw: torch.Generator) -> dict[str, Tensor]:
     """Whether users' probes are right, without a guard and with noise and turned features.
 
     One with a task learns from `many` rows, one who has a use for all from as many as a thief asks for; both then ask
     about `many` more.
     """
-    found = dict[str, list[Tensor]]()
-    for kind, of, most in (("task", TASK, many), ("whole", task.classes, budget)):
+    classes, many, found = guard.classes, guard.many, dict[str, list[Tensor]]()
+    for kind, of, most in (("task", TASK, many), ("whole", len(classes), guard.budget)):
         for turn in range(USERS):
-            which = sorted(_some(task.classes, of, draw))
+            which = sorted(_some(classes, of, draw))
             known, asked = some(task.train, which, most, draw), some(task.test, which, many, draw)
             x = floats(torch.cat([task.train[0][known], task.test[0][asked]])).to(guard.setting.device)
             y = torch.searchsorted(torch.tensor(which), torch.cat([task.train[1][known], task.test[1][asked]]))
@@ -257,7 +255,7 @@ def _users(guard: _Guard, task: Task, many: int, budget: int, draw: torch.Genera
 def _estimates(evidence: Mapping[str, Tensor]) -> dict[str, Estimate]:
     found = estimated({name: values for name, values in evidence.items() if not name.startswith("score_")})
     for name, values in evidence.items():
-        if name.startswith("flagged_"):
+        if name.startswith(("flagged_", "own_")):
             found[name] = stats.share(values, name)
         elif name.startswith("first_"):
             found[name] = stats.median(values, name)
@@ -280,8 +278,7 @@ def _apart(evidence: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _calm(flagged: Estimate) -> Check:
     """Whether the alarm is as rare among other honest accounts as where it was put."""
-    hits = round(flagged.value * flagged.n)
-    chance = math.comb(flagged.n, hits) / math.comb(CLIENTS + flagged.n, hits)
+    chance = higher(round(flagged.value * flagged.n), flagged.n, CLIENTS)
     says = (
         f"{flagged.value:.1%} of other accounts with a task are flagged; {1 / (CLIENTS + 1):.1%} is expected at most."
     )

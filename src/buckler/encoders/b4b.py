@@ -47,7 +47,7 @@ def b4b(
             f"expected features (N, D) and known ones (M, D), got {tuple(features.shape)} and {tuple(known.shape)}"
         )
     planes = torch.randn(known.shape[1], hashes * bits, generator=secret(seed, "b4b"))
-    sides = ((features.cpu() - known.cpu().mean(0)) @ planes > 0).view(len(features), hashes, bits)
+    sides = ((features.cpu().float() - known.cpu().float().mean(0)) @ planes > 0).view(len(features), hashes, bits)
     buckets = (sides.long() * 2 ** torch.arange(bits)).sum(2)
     covered = _first(buckets).sum(1).cumsum(0).double() / (hashes * 2**bits)
     return Watched((covered > threshold).cummax(0).values if len(covered) else covered > 0, covered)

@@ -67,6 +67,6 @@ def data_tracing(
     def claim(suspect: nn.Module | Oracle) -> Claim:
         found = score(held("features", suspect) if isinstance(suspect, Oracle) else suspect)
         found = found if usual is None else beyond(found, usual, torch.ones(len(x), dtype=torch.bool))
-        return Claim(shuffled(found.mean(1), member, secret(seed, "data_tracing")), asked * (len(x) + OTHERS))
+        return Claim(shuffled(found.mean(1), member, secret(seed, "data_tracing")), asked * (len(x) + len(x[:OTHERS])))
 
     return Owned(claim)

@@ -15,9 +15,9 @@ Differs from the papers: one turn of every row in a step, not four; batch norms 
 contrast (Kong, Munoz Medina and Ribero, ICLR 2024, https://arxiv.org/abs/2310.03104) need many more rows.
 
 Guarantees (epsilon, delta)-differential privacy of the encoder for one row added or removed, in exact arithmetic, if
-nobody who is not to be trusted knows the seed. How many rows there are is taken to be public. Choosing between
-trainings by their results on the same rows is not accounted for. An image that is there several times, or of one person
-many, is protected that many times less.
+nobody who is not to be trusted knows or guesses the seed. How many rows there are is taken to be public. Choosing
+between trainings by their results on the same rows is not accounted for. An image that is there several times, or of
+one person many, is protected that many times less.
 
 Tags: atlas:AML.T0024.000, nist-ai-100-2:NISTAML.033, owasp-ml:ML04.
 """
@@ -26,17 +26,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from buckler.accountant import calibrated
+from buckler.accountant import calibrated, usual_delta
 from buckler.data import Rows, count
-from buckler.encoders._contrast import headed
+from buckler.encoders._contrast import begun
 from buckler.kinds import Encoder
-from buckler.private import Private, measurable, rowwise
+from buckler.nets import where
+from buckler.private import Private, apart, measurable, rowwise
 from buckler.train import fit, started, steps
 
 TURNS = 4
@@ -58,29 +58,28 @@ def dp_rotation(
     by more than (epsilon, delta); labels are not looked at.
 
     `delta` is N^-1.1 if not given. `clip` is the greatest norm of a row's gradient, `batch` the rows of a batch on
-    average. The network's batch norms become group norms; without epochs it is returned as it
-    began. Returns the encoder, evaluating: features `(B, D)`. A `ValueError` for what is no square image, an encoder
-    that gives no matrix, an epsilon or a clip not above 0, a delta outside (0, 1), a network whose answer to a row
-    depends on others or on chance but dropout, or whose buffers change with rows, and without Opacus or dp-accounting.
+    average. The network's batch norms become group norms; without epochs it is returned as it began. Returns the
+    encoder, evaluating: features `(B, D)`. A `ValueError` for what is no square image, an encoder that gives no matrix,
+    an epsilon or a clip not above 0, a delta outside (0, 1), a network whose answer to a row depends on others or on
+    chance but dropout, or whose buffers change with rows, and without Opacus or dp-accounting.
     """
     many = count(data)
-    delta = math.exp(-1.1 * math.log(max(many, 2))) if delta is None else delta
+    delta = usual_delta(many) if delta is None else delta
     batch = min(batch, many)
     if not (all(0 < knob < math.inf for knob in (epsilon, clip)) and 0 < delta < 1):
         raise ValueError(
             f"expected epsilon and clip above 0, and delta between 0 and 1, got {epsilon:g}, {clip:g} and {delta:g}"
         )
-    body = headed(lambda: rowwise(started(net, seed)), data, TURNS, seed)
+    body, wide = begun(lambda: rowwise(started(net, seed)), data, seed)
     if data[0].shape[2] != data[0].shape[3]:
         raise ValueError(f"expected square images, which can be turned, got {tuple(data[0].shape[1:])}: crop them")
-    wide = cast(nn.Linear, body.head[0]).in_features
-    model = started(lambda: nn.Sequential(body.encoder, nn.Linear(wide, TURNS)), seed).train()
+    model = started(lambda: nn.Sequential(body, nn.Linear(wide, TURNS)), seed).to(where(body)).train()
     if total := steps(many, batch, epochs):
         ghost = measurable(model, data[0])
         noise, _ = calibrated(epsilon, delta, batch / many, total)
         private = Private(clip, noise, _turned, ghost)
-        fit(model, data, loss=private, epochs=epochs, batch=batch, rate=rate, decay=0.0, seed=seed)
-    return body.encoder.eval()
+        fit(model, data, loss=private, epochs=epochs, batch=batch, rate=rate, decay=0.0, seed=apart(seed))
+    return body.eval()
 
 
 def _turned(model: nn.Module, x: Tensor, _: Tensor) -> Tensor:

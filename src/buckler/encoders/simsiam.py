@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from buckler.data import Rows
 from buckler.encoders._contrast import headed, views
 from buckler.kinds import Encoder
+from buckler.nets import where
 from buckler.train import fit, started
 
 
@@ -48,7 +49,7 @@ def simsiam(
         lambda: nn.Sequential(nn.Linear(out, narrow), nn.BatchNorm1d(narrow), nn.ReLU(), nn.Linear(narrow, out)),
         seed + 1,
     )
-    model = nn.ModuleList([body, scaled, above])
+    model = nn.ModuleList([body, scaled, above]).to(where(body))
 
     def loss(_model: nn.Module, x: Tensor, _: Tensor) -> Tensor:
         z = scaled(body(torch.cat([look(x), look(x)])))

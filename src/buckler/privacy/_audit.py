@@ -12,11 +12,12 @@ from torch import nn
 
 from buckler import stats
 from buckler.data import Rows, drawn, raw
+from buckler.evaluation import skipped
 from buckler.imported import usable
 from buckler.kinds import Audited, Protected
 from buckler.method import Method, left_open, plain
 from buckler.privacy._guards import apart, unknown_rows
-from buckler.privacy._setting import Setting, skipped
+from buckler.privacy._setting import Setting
 from buckler.stats import Estimate
 from buckler.threat import Threat
 from buckler.trial import Check, Trial

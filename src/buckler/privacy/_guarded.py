@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from buckler import stats
 from buckler.data import as_tensors, count
 from buckler.dice import Dice
-from buckler.evaluation import honest
+from buckler.evaluation import honest, skipped
 from buckler.kinds import Membership
 from buckler.method import Method, describe, held, left_open
 from buckler.privacy._game import Game, of_the_training, training_of
 from buckler.privacy._guards import behind, guarding, refusal, unknown_rows
-from buckler.privacy._setting import Setting, skipped
+from buckler.privacy._setting import Setting
 from buckler.privacy._shadows import TINY, Shadows, confidence
 from buckler.privacy.class_threshold import class_threshold
 from buckler.privacy.label_only import label_only

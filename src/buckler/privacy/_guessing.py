@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from buckler import stats
 from buckler.data import Rows, as_tensors, drawn, mixed, raw
 from buckler.dice import fingerprint_rows
+from buckler.evaluation import skipped
 from buckler.kinds import Guessed
 from buckler.method import held
 from buckler.privacy._columns import coded, filled, hidden, imputed, values
 from buckler.privacy._farm import farm
 from buckler.privacy._game import LEAST, of_the_model, training_of
-from buckler.privacy._setting import Setting, skipped
+from buckler.privacy._setting import Setting
 from buckler.privacy._worlds import Worlds
 from buckler.stats import Estimate
 from buckler.target import Oracle, frozen

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from buckler import stats
 from buckler.data import as_tensors, count, drawn
+from buckler.evaluation import skipped
 from buckler.kinds import Reconstructed
 from buckler.pictures import apart, psnr
 from buckler.privacy._game import training_of
 from buckler.privacy._pictures import APART, onlooker
-from buckler.privacy._setting import Setting, skipped
+from buckler.privacy._setting import Setting
 from buckler.threat import Threat
 from buckler.train import started
 from buckler.trial import Check, Trial

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from buckler import stats
 from buckler.data import count
+from buckler.evaluation import skipped
 from buckler.method import Described, held, left_open, plain
 from buckler.privacy import _measure
 from buckler.privacy._game import Game, of_the_model, of_the_training, training_of
 from buckler.privacy._guards import behind, guarding, refusal, unknown_rows
-from buckler.privacy._setting import Setting, skipped
+from buckler.privacy._setting import Setting
 from buckler.subject import Subject
 from buckler.target import Oracle, frozen
 from buckler.threat import Threat

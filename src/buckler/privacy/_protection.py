@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from buckler import stats
 from buckler.data import Rows, as_tensors, count
+from buckler.evaluation import skipped
 from buckler.imported import usable
 from buckler.kinds import Protected
 from buckler.privacy._game import Game, of_the_training
 from buckler.privacy._guards import apart, unknown_rows
-from buckler.privacy._setting import Setting, skipped
+from buckler.privacy._setting import Setting
 from buckler.privacy.lira import lira
 from buckler.privacy.loss_threshold import loss_threshold
 from buckler.stats import Estimate

@@ -19,12 +19,13 @@ from torch import Tensor, nn
 
 from buckler import stats
 from buckler.data import Data, as_tensors, drawn
+from buckler.evaluation import skipped
 from buckler.kinds import Reconstructed
 from buckler.pictures import identified, matched, psnr, ssim
 from buckler.privacy._gradients import Gradients, Through, gradients, size
 from buckler.privacy._inversion import inverted
 from buckler.privacy._pictures import onlooker
-from buckler.privacy._setting import Setting, skipped
+from buckler.privacy._setting import Setting
 from buckler.stats import Estimate
 from buckler.target import frozen
 from buckler.threat import Threat

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -48,8 +48,3 @@ class Setting:
     def blank(self, threat: Threat, asked: dict[str, object]) -> Trial:
         """A trial with nothing in it yet: `asked` is what the evaluation was asked beside the method's own knobs."""
         return blank(self.method, self.described, self.subject, threat, asked, self.seed)
-
-
-def skipped(blank: Trial, reason: str) -> Trial:
-    """The trial of a method that the subject does not admit."""
-    return replace(blank, status="skipped", reason=reason)

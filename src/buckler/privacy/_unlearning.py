@@ -23,13 +23,14 @@ from torch import Tensor, nn
 
 from buckler import stats
 from buckler.data import Rows, as_tensors, count, drawn, raw
+from buckler.evaluation import skipped
 from buckler.imported import usable
 from buckler.kinds import Forgotten
 from buckler.privacy._farm import halves, learnt
 from buckler.privacy._game import LEAST, training_of
 from buckler.privacy._guards import unknown_rows
 from buckler.privacy._measure import STRICT
-from buckler.privacy._setting import Setting, skipped
+from buckler.privacy._setting import Setting
 from buckler.privacy._shadows import Shadows, answers_of
 from buckler.privacy.lira import lira
 from buckler.privacy.loss_threshold import loss_threshold

@@ -24,10 +24,10 @@ from collections.abc import Callable
 
 from torch import nn
 
-from buckler.accountant import calibrated
+from buckler.accountant import calibrated, usual_delta
 from buckler.data import Rows, count
 from buckler.kinds import Protected
-from buckler.private import Private, measurable, rowwise
+from buckler.private import Private, apart, measurable, rowwise
 from buckler.train import fit, started, steps
 
 
@@ -52,7 +52,7 @@ def dp_sgd(
     Opacus or dp-accounting.
     """
     many = count(data)
-    delta = math.exp(-1.1 * math.log(many)) if delta is None else delta
+    delta = usual_delta(many) if delta is None else delta
     batch = min(batch, max(1, many // 2))
     if not (all(0 < knob < math.inf for knob in (epsilon, clip, epochs)) and 0 < delta < 1):
         raise ValueError(
@@ -63,5 +63,5 @@ def dp_sgd(
     ghost = measurable(model, data[0])
     noise, promised = calibrated(epsilon, delta, batch / many, steps(many, batch, epochs))
     private = Private(clip, noise, ghost=ghost)
-    fit(model, data, loss=private, epochs=epochs, batch=batch, rate=rate, decay=0.0, seed=seed)
+    fit(model, data, loss=private, epochs=epochs, batch=batch, rate=rate, decay=0.0, seed=apart(seed))
     return Protected(model, promised, delta)

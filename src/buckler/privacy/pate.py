@@ -36,6 +36,7 @@ from scipy.special import log_ndtr
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from buckler.accountant import usual_delta
 from buckler.data import Rows, count, floats
 from buckler.kinds import Protected
 from buckler.privacy._parts import parted
@@ -64,7 +65,7 @@ def pate(
     (0, 1), no teachers, no queries and no public rows.
     """
     many, asked = count(data), floats(public[0][:queries])
-    delta = math.exp(-1.1 * math.log(many)) if delta is None else delta
+    delta = usual_delta(many) if delta is None else delta
     if not (0 < epsilon < math.inf and 0 < delta < 1):
         raise ValueError(f"expected epsilon above 0, and delta between 0 and 1, got {epsilon:g} and {delta:g}")
     if teachers < 1 or queries < 1 or len(asked) < 1:

@@ -39,6 +39,7 @@ from buckler.theft._traffic import HONEST, Client, Quiet, Unsuited, natural
 from buckler.threat import Threat
 from buckler.train import portions, started
 from buckler.trial import Check, Trial
+from buckler.watching import alarms, higher, looked
 
 CLIENTS, THIEVES, ATTACKERS = 100, 3, 10
 """How many clients there are of each honest kind, of each thief, and of each attack on single inputs."""
@@ -111,7 +112,7 @@ def _measured(setting: Setting, blank: Trial) -> Trial:
         most = f"a client asks {LEAST} queries or more, and sends one in {2 * PARTS} of the honest rows at most"
         return replace(blank, reason=f"{most}: give {2 * PARTS * LEAST} of them or more")
     own, early = ({"seed": setting.seed + more, **sooner} for more, sooner in ((0, {}), (1, SOONER)))
-    watch = partial(_looked, partial(setting.method, **{name: own[name] for name in left_open(setting.method, *own)}))
+    watch = partial(looked, partial(setting.method, **{name: own[name] for name in left_open(setting.method, *own)}))
     replica = partial(setting.method, **{name: early[name] for name in left_open(setting.method, *early)})
     draw = torch.Generator().manual_seed(setting.seed)
     began = time.perf_counter()
@@ -158,22 +159,13 @@ def _honest(setting: Setting, seen: Scene) -> tuple[Rows, Rows]:
     return cast(Rows, first), cast(Rows, second)
 
 
-def _looked(watch: Method, stream: Rows) -> Watched:
-    """What a detector says of a stream; a `ValueError` if not of every question."""
-    look = cast(Watched, watch(stream))
-    if look.flagged.shape != stream[1].shape or look.score.shape != stream[1].shape or bool(look.score.isnan().any()):
-        raise ValueError(f"expected flags and scores of {len(stream[1])} questions, got {look.flagged.shape} flags")
-    return look
-
-
 def _flags(guard: _Guard, streams: Streams, name: str) -> dict[str, Tensor]:
     """Of each stream the number of the question that raises the alarm, from 1, and whether any does, `(C,)`.
 
     `own_` is whether it is flagged by the method's own threshold.
     """
     looks = [guard.watch(stream) for stream in streams]
-    over = [guard.raised(look).nonzero().flatten() for look in looks]
-    first = torch.tensor([float(at[0]) + 1 if len(at) else math.inf for at in over])
+    first = alarms([guard.raised(look) for look in looks])
     own = torch.tensor([bool(look.flagged.any()) for look in looks])
     return {f"flagged_{name}": first.isfinite(), f"first_{name}": first, f"own_{name}": own}
 
@@ -278,15 +270,10 @@ def _estimates(evidence: Mapping[str, Tensor]) -> dict[str, Estimate]:
 
 
 def _calm(natural: Estimate, pool: Estimate | None) -> Check:
-    """Whether the alarm is as rare among other honest clients, and with the thief's inputs, as where it was put.
-
-    The alarm is the highest of `CLIENTS` scores: that k of n others are higher still, where all are alike, has the
-    chance that the k highest of all are among the n.
-    """
+    """Whether the alarm is as rare among other honest clients, and with the thief's inputs, as where it was put."""
     kinds = [natural] if pool is None else [natural, pool]
     worst = max(kinds, key=lambda e: e.value)
-    hits = round(worst.value * worst.n)
-    chance = min(1.0, len(kinds) * math.comb(worst.n, hits) / math.comb(CLIENTS + worst.n, hits))
+    chance = min(1.0, len(kinds) * higher(round(worst.value * worst.n), worst.n, CLIENTS))
     with_pool = "" if pool is None else f", {pool.value:.1%} with the inputs that thieves have"
     says = f"{natural.value:.1%} of them are flagged{with_pool}; {1 / (CLIENTS + 1):.1%} is expected."
     good = chance > 1 - stats.LEVEL
