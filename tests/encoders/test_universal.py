@@ -46,7 +46,7 @@ def test_features_of_rows_it_never_saw_move_further_than_by_any_of_ten_drawn(enc
 
     draw = torch.Generator().manual_seed(0)
     drawn = [(x + 0.1 * torch.randn(1, 1, 8, 8, generator=draw).sign()).clamp(0, 1) for _ in range(10)]
-    moved = universal(encoder, x, ball=Ball("linf", 0.1), pool=pool, groups=0, steps=60)
+    moved = universal(encoder, x, ball=Ball("linf", 0.1), pool=pool, groups=0, steps=150)
     assert alike(moved) < min(map(alike, drawn)) - 0.02
 
 
