@@ -147,9 +147,10 @@ def _meanly(model: nn.Module, loss: LossPerRow, where: torch.device, precision: 
 
 
 def _channels_last(_part: nn.Module, given: tuple[object, ...]) -> tuple[object, ...] | None:
-    """What a convolution is given, with images channels last."""
-    if given and isinstance(given[0], Tensor) and given[0].ndim == 4:
-        return given[0].contiguous(memory_format=torch.channels_last), *given[1:]
+    """What a convolution is given, with images channels last: of one channel too, which any layout would pass for."""
+    x, last = given[0] if given else None, torch.channels_last
+    if isinstance(x, Tensor) and x.ndim == 4 and (x.stride(1) != 1 or not x.is_contiguous(memory_format=last)):
+        return x.clone(memory_format=last), *given[1:]
     return None
 
 
