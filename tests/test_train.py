@@ -321,3 +321,14 @@ def test_a_last_row_alone_joins_the_batch_before(many: int, batch: int, sizes: l
 def test_batch_norm_over_vectors_trains_on_any_number_of_rows() -> None:
     net = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
     fit(net, _blobs(33), epochs=1, batch=32)
+
+
+def test_rows_looked_up_sparsely_are_learnt() -> None:
+    x, y = torch.arange(8)[:, None] % 4, torch.arange(8) % 2
+
+    def trained(sparse: bool) -> Tensor:
+        net = started(lambda: nn.Sequential(nn.Embedding(4, 2, sparse=sparse), nn.Flatten()), 0)
+        looked = fit(net, (x, y), loss=lambda model, x, y: cross_entropy(model, x.long(), y), epochs=3, decay=0.0)
+        return looked.state_dict()["0.weight"]
+
+    torch.testing.assert_close(trained(sparse=True), trained(sparse=False))

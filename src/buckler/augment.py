@@ -103,9 +103,8 @@ def jittered(brightness: float, contrast: float) -> Augment:
         light, apart = 1 + (2 * torch.rand(2, len(x), 1, 1, 1, device=x.device, dtype=x.dtype) - 1) * torch.tensor(
             [brightness, contrast], device=x.device, dtype=x.dtype
         ).view(2, 1, 1, 1, 1)
-        x = x * light
-        mean = x.mean((1, 2, 3), keepdim=True)
-        return (mean + (x - mean) * apart).clamp(0.0, 1.0)
+        mean = light * x.mean((1, 2, 3), keepdim=True)
+        return torch.addcmul(mean * (1 - apart), x, light * apart).clamp_(0.0, 1.0)
 
     return jitter
 

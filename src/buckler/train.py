@@ -84,8 +84,9 @@ def fit(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = model.train()
+        fused = where.type == "cpu" and not any(getattr(part, "sparse", False) for part in model.modules())
         descent = (
-            torch.optim.SGD(wanted, 1.0, momentum=0.9, weight_decay=decay, nesterov=True)
+            torch.optim.SGD(wanted, 1.0, momentum=0.9, weight_decay=decay, nesterov=True, fused=fused)
             if optimizer == "sgd"
             else torch.optim.Adam(wanted, 1.0, weight_decay=decay)
         )

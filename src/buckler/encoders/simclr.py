@@ -44,7 +44,7 @@ def simclr(
     look = views(least)
 
     def loss(model: nn.Module, x: Tensor, _: Tensor) -> Tensor:
-        return contrast(model(torch.cat([look(x), look(x)])), temperature)
+        return contrast(model(look(torch.cat([x, x]))), temperature)
 
     model = headed(net, data, out, seed)
     fit(model, data, loss=loss, epochs=epochs, batch=batch, rate=rate, decay=decay, seed=seed)

@@ -52,7 +52,7 @@ def simsiam(
     model = nn.ModuleList([body, scaled, above]).to(where(body))
 
     def loss(_model: nn.Module, x: Tensor, _: Tensor) -> Tensor:
-        z = scaled(body(torch.cat([look(x), look(x)])))
+        z = scaled(body(look(torch.cat([x, x]))))
         return -F.cosine_similarity(above(z), z.detach().roll(len(x), 0)).view(2, -1).mean(0)
 
     fit(model, data, loss=loss, epochs=epochs, batch=batch, rate=rate, decay=decay, seed=seed)
