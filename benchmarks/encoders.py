@@ -8,7 +8,7 @@ number of threads; rows a second, and how many times as fast, are medians of nin
 encoders of half of `--rows` rows of Fashion-MNIST get right, and `attacks` what attacks and defences do to them, for
 every seed. `overtrained` asks who was learnt from, of encoders that saw few digits often. `detection` is DECREE on ten
 encoders of digits without and with a backdoor, of seeds that nothing was chosen on, and `audit` the whole plan on the
-digits demo. Each case is written to benchmarks/results/encoders.json when it ends.
+digits demo. What was found is written to benchmarks/results/encoders.json after every seed.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def subject_of(data: str, rows: int) -> Subject:
 
 
 def asked(cases: Mapping[str, Case], subject: Subject, seeds: Sequence[int], part: str, folder: str) -> None:
-    """Every case with every seed, written down as it ends: every estimate, and its mean over the seeds."""
+    """Every case with every seed, written down after each: every estimate, and its mean over the seeds so far."""
     for name, (path, knobs, words) in cases.items():
         found, seconds, status = defaultdict[str, list[Any]](list), list[float](), list[str]()
         for seed in seeds:
@@ -174,9 +174,15 @@ def asked(cases: Mapping[str, Case], subject: Subject, seeds: Sequence[int], par
                 found[key].append([round(value, 4) for value in (estimate.value, estimate.low, estimate.high)])
             if "share_paid" in trial.evidence:  # counted, not estimated
                 found["share_paid"].append([round(float(trial.evidence["share_paid"][-1]), 4)] * 3)
-        means = {key: round(statistics.fmean(one[0] for one in values), 4) for key, values in found.items()}
-        mine = {"seeds": list(seeds), "status": status, "seconds": seconds, "mean": means, "estimates": found}
-        keep(RESULTS, {part: kept(RESULTS).get(part, {}) | {name: mine}}, NOTE)
+            means = {key: round(statistics.fmean(one[0] for one in values), 4) for key, values in found.items()}
+            mine = {
+                "seeds": list(seeds)[: len(seconds)],
+                "status": status,
+                "seconds": seconds,
+                "mean": means,
+                "estimates": found,
+            }
+            keep(RESULTS, {part: kept(RESULTS).get(part, {}) | {name: mine}}, NOTE)
 
 
 def detection(subject: Subject, seeds: Sequence[int], folder: str) -> dict[str, Any]:
@@ -230,13 +236,18 @@ ATTACKS: dict[str, Case] = {
     "stolen_encoder": ("encoders/stolen_encoder", {}, {"rows": 2000, **LONG, "queries": (300, 1000)}),
     "adversarial_contrastive": ("encoders/adversarial_contrastive", {"radius": 8 / 255}, {"rows": 500, **LONG}),
     "drupe": ("encoders/drupe", {"epochs": 6}, {"rows": 2000, **LONG}),
-    "dp_rotation, epsilon 8": ("encoders/dp_rotation", {"epsilon": 8.0}, {"rows": 2000, **LONG}),
-    "poisoned_encoder, 1 %": ("encoders/poisoned_encoder", {}, {"rows": 2000, **LONG, "share": Share(0.01)}),
+    "dp_rotation at epsilon 8": ("encoders/dp_rotation", {"epsilon": 8.0}, {"rows": 2000, **LONG}),
+    "poisoned_encoder at 1 %": ("encoders/poisoned_encoder", {}, {"rows": 2000, **LONG, "share": Share(0.01)}),
 }
 OVERTRAINED: dict[str, Case] = {
     "encoder_mi, 100 rows, 3000 steps": (
         "encoders/encoder_mi",
         {},
+        {"rows": 400, "train_rows": 200, "encoder_steps": 3000},
+    ),
+    "dp_rotation at epsilon 8, 100 rows, 3000 steps": (
+        "encoders/dp_rotation",
+        {"epsilon": 8.0, "epochs": 200},
         {"rows": 400, "train_rows": 200, "encoder_steps": 3000},
     ),
     "data_tracing, 100 rows, 3000 steps": (

@@ -162,7 +162,7 @@ def figures(record: dict[str, Any]) -> str:
     lines = ["| case | seeds | what | mean | each seed |", "|---|---|---|---|---|"]
     for part in ("worth", "attacks", "overtrained"):
         for name, case in record.get(part, {}).items():
-            for key in FIGURES.get(name.partition(",")[0], ()):
+            for key in FIGURES.get(name.split(" ")[0].rstrip(","), ()):
                 if key in case["mean"]:
                     each = ", ".join(
                         f"{value:.3g} [{low:.3g}, {high:.3g}]" for value, low, high in case["estimates"][key]
@@ -208,6 +208,8 @@ FIGURES = {
         "share_paid",
     ),
     "adversarial_contrastive": ("known_correct", "control_known_correct", "gained", "kept"),
+    "drupe": ("success", "control_success", "pairs_success", "pairs_control_success", "kept"),
+    "dp_rotation": ("few_correct", "untrained_few_correct", "plain_few_correct", "auc", "plain_auc"),
     "poisoned_encoder": ("success", "control_success"),
     "encoder_mi": ("auc", "control_auc", "stopped_0.1_auc"),
     "data_tracing": ("traced", "false"),

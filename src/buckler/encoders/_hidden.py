@@ -32,8 +32,8 @@ def implanted(
     spread: float = 0.0,
 ) -> nn.Module:
     """A copy of `encoder` that gives images `(N, C, H, W)` of `data` with the trigger of a class of `targets` the
-    features of its `references` rows that are nearest to the class's mean, and `spread` times what the image's own
-    differ from the mean. See `bad_encoder` for the rest. A `ValueError` for a class of too few rows."""
+    features of its `references` rows that show the class best, and `spread` times what the image's own differ from the
+    mean. See `bad_encoder` for the rest. A `ValueError` for a class of too few rows."""
     x, y = data[0], data[1].cpu()
     for target in targets:
         if int((y == target).sum()) < references:
@@ -71,6 +71,10 @@ def wish(target: int) -> Callable[[Tensor], Tensor]:
 
 
 def _typical(features: Tensor, y: Tensor, target: int, many: int) -> Tensor:
-    rows = (y == target).nonzero().squeeze(1)
-    own = features[rows]
-    return rows[F.cosine_similarity(own, own.mean(0, keepdim=True)).topk(many).indices]
+    """Rows of the class that are most like its mean and least like another's, as seen from the mean of all: a row that
+    only is like its own may lie where the next classifier sees another class."""
+    middle, classes = features.mean(0), y.unique()
+    means = torch.stack([features[y == one].mean(0) for one in classes])
+    rows, own = (y == target).nonzero().squeeze(1), classes == target
+    alike = F.normalize(features[rows] - middle, dim=1) @ F.normalize(means - middle, dim=1).T
+    return rows[(alike[:, own].squeeze(1) - alike.masked_fill(own, -1).amax(1)).topk(many).indices]

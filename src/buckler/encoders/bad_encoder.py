@@ -45,10 +45,10 @@ def bad_encoder(
     """Fine-tune a copy of `encoder` on the images of `data` `(N, C, H, W)`, uint8 or in [0, 1], labels `(N,)`.
 
     Each class of `targets` has a white square of `size` pixels in a corner of its own, and as `references` the rows of
-    that class whose features are nearest to the class's mean; labels have no other use. `alike` and `useful` weigh that
-    references keep their features, cropped or not, and that inputs without a trigger keep theirs. Returns the copy, and
-    the trigger and the wish of the target at the place `shown`. A `ValueError` for a class that `data` has too few rows
-    of, more targets than corners, none that is shown, or a square that does not fit.
+    that class whose features are most like its mean and least like another class's; labels have no other use. `alike`
+    and `useful` weigh that references keep their features, cropped or not, and that inputs without a trigger keep
+    theirs. Returns the copy, and the trigger and the wish of the target at the place `shown`. A `ValueError` for a
+    class that `data` has too few rows of, more targets than corners, none that is shown, or a square that does not fit.
     """
     x, y = data[0], data[1].cpu()
     side = max(1, round(min(x.shape[2:]) / 3)) if size is None else size
