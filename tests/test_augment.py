@@ -140,11 +140,11 @@ def test_the_global_random_state_decides_and_the_batch_is_left_alone(x, augment)
     assert len((first - x).flatten(1).unique(dim=0)) > 1, "a draw per row"
 
 
-def grounds(rows: int, side: int = 9) -> Tensor:
+def grounds(rows: int, high: int = 9, wide: int = 9) -> Tensor:
     """Images whose two channels say where a pixel is, across and down, in [-1, 1] brought to [0, 1]."""
-    centre = (2 * torch.arange(side) + 1) / side - 1
-    across, down = centre.expand(side, side), centre[:, None].expand(side, side)
-    return ((torch.stack([across, down]) + 1) / 2).expand(rows, 2, side, side).double()
+    across, down = ((2 * torch.arange(side) + 1) / side - 1 for side in (wide, high))
+    both = torch.stack([across.expand(high, wide), down[:, None].expand(high, wide)])
+    return ((both + 1) / 2).expand(rows, 2, high, wide).double()
 
 
 def test_cropped_shows_a_part_of_the_image_and_never_what_is_outside() -> None:
@@ -164,6 +164,15 @@ def test_cropped_shows_a_part_of_the_image_and_never_what_is_outside() -> None:
     assert ratio.min() < 0.83
     assert (after >= 0).all()
     assert (after <= 1).all()
+
+
+def test_a_part_of_a_long_image_is_as_wide_as_high_in_pixels() -> None:
+    after = cropped(0.05, stretch=1.0)(grounds(SEEDED, 8, 24))
+    wide = 24 * (after[:, 0, :, -2] - after[:, 0, :, 1]).mean(1) * 24 / 21
+    high = 8 * (after[:, 1, -2] - after[:, 1, 1]).mean(1) * 8 / 5
+    torch.testing.assert_close(wide[wide < 7.9], high[wide < 7.9], rtol=0.03, atol=0.0)
+    assert (wide < 7.9).sum() > 10
+    assert wide.max() > 12, "as much as fits, where it is as high as the image"
 
 
 def test_cropped_keeps_an_image_whole_if_it_has_to() -> None:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
+from typing import Any, cast
 
 import pytest
 import torch
@@ -219,15 +220,15 @@ def test_convolutions_train_as_in_a_naive_loop_and_keep_their_layout(net: Callab
 
 
 class Drawing(nn.Module):
-    """Draws noise, and counts how often it is called."""
+    """Draws noise, and counts how often it is called, twice: one count is another buffer every time."""
 
     def __init__(self) -> None:
         super().__init__()
         self.conv, self.norm, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Linear(4, 2)
-        self.calls = 0
+        self.calls, self.seen = 0, nn.Buffer(torch.zeros(()))
 
     def maps(self, x: Tensor) -> Tensor:
-        self.calls += 1
+        self.calls, self.seen = self.calls + 1, self.seen + 1
         return self.norm(self.conv(x + 0.1 * torch.randn(x.shape)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -240,15 +241,34 @@ def mapped(model: nn.Module, x: Tensor, y: Tensor, *, flat: Callable[[Tensor], T
     return cross_entropy(model.head, flat(model.maps(x)).mean(2), y)
 
 
+class Backwards(torch.autograd.Function):
+    """Passes maps on, and views them on the way back, when what stands above has its gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.save_for_backward(maps)
+        return maps.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return grad + 0 * ctx.saved_tensors[0].view(-1)[0]
+
+
 @pytest.mark.usefixtures("any_batch")
-def test_a_loss_that_needs_what_is_contiguous_is_answered_so_as_if_nothing_else_had_been_tried() -> None:
+@pytest.mark.parametrize(
+    "viewed",
+    [lambda maps: maps.view(-1).view(len(maps), 4, -1), lambda maps: cast(Tensor, Backwards.apply(maps)).flatten(2)],
+)
+def test_a_loss_that_needs_what_is_contiguous_is_answered_so_as_if_nothing_else_had_been_tried(
+    viewed: Callable[[Tensor], Tensor],
+) -> None:
     x, y = torch.rand(24, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(24) % 2
 
     def trained(flat: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
         return fit(started(Drawing, 0), (x, y), loss=partial(mapped, flat=flat), epochs=2, batch=8).state_dict()
 
-    one, other = trained(lambda maps: maps.view(-1).view(len(maps), 4, -1)), trained(lambda maps: maps.flatten(2))
-    assert int(one["norm.num_batches_tracked"]) == 6
+    one, other = trained(viewed), trained(lambda maps: maps.flatten(2))
+    assert int(one["norm.num_batches_tracked"]) == int(one["seen"]) == 6
     for name, value in one.items():
         torch.testing.assert_close(value, other[name], rtol=1e-3, atol=1e-5)
 
@@ -332,3 +352,27 @@ def test_rows_looked_up_sparsely_are_learnt() -> None:
         return looked.state_dict()["0.weight"]
 
     torch.testing.assert_close(trained(sparse=True), trained(sparse=False))
+
+
+class Skipping(nn.Module):
+    """A weight that is every second number of others, and, from the third batch on, a second layer."""
+
+    def __init__(self, gaps: bool) -> None:
+        super().__init__()
+        every = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
+        self.weight = nn.Parameter(every[:, ::2] if gaps else every[:, ::2].clone())
+        self.late, self.calls = nn.Linear(4, 2), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x @ self.weight.T + (self.late(x) if self.calls > 2 else 0)
+
+
+def test_weights_train_wherever_their_numbers_lie_and_whenever_their_layer_joins() -> None:
+    begun, plain, gaps = (
+        fit(started(partial(Skipping, how), 0), _blobs(32), epochs=epochs, batch=8).state_dict()
+        for how, epochs in ((False, 0), (False, 1), (True, 1))
+    )
+    assert not torch.equal(plain["late.weight"], begun["late.weight"])
+    for name, weight in plain.items():
+        torch.testing.assert_close(gaps[name], weight)

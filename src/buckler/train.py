@@ -84,9 +84,8 @@ def fit(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = model.train()
-        fused = where.type == "cpu" and not any(getattr(part, "sparse", False) for part in model.modules())
         descent = (
-            torch.optim.SGD(wanted, 1.0, momentum=0.9, weight_decay=decay, nesterov=True, fused=fused)
+            torch.optim.SGD(wanted, 1.0, momentum=0.9, weight_decay=decay, nesterov=True)
             if optimizer == "sgd"
             else torch.optim.Adam(wanted, 1.0, weight_decay=decay)
         )
@@ -127,7 +126,12 @@ def _meanly(model: nn.Module, loss: LossPerRow, where: torch.device, precision: 
     def fill(x: Tensor, y: Tensor) -> Tensor:
         if quick and x.numel() >= LARGE:
             state = torch.get_rng_state()
-            held = [(buffer, buffer.clone()) for buffer in model.buffers() if not is_lazy(buffer)]
+            held = [
+                (part, name, buffer, buffer.clone())
+                for part in model.modules()
+                for name, buffer in part.named_buffers(recurse=False)
+                if not is_lazy(buffer)
+            ]
             hooks = [part.register_forward_pre_hook(_channels_last) for part in quick]
             try:
                 return plainly(x, y)
@@ -140,8 +144,8 @@ def _meanly(model: nn.Module, loss: LossPerRow, where: torch.device, precision: 
                     hook.remove()
             torch.set_rng_state(state)
             model.zero_grad()
-            for buffer, before in held:
-                buffer.copy_(before)
+            for part, name, buffer, before in held:
+                setattr(part, name, buffer.copy_(before))
         return plainly(x, y)
 
     return fill

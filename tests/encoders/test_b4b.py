@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -13,8 +13,12 @@ from stealing_worlds import closeness, deep, random_encoder, rows
 from torch import Tensor, nn
 
 from buckler.data import Rows
+from buckler.embedding import embedded
 from buckler.encoders import _judged_stealing, _pretrained, _stolen, _watched
-from buckler.encoders._accounts import FRAMES, FULL, LARGE, Account, noise_at, often, related, turned
+from buckler.encoders._accounts import FRAMES, FULL, LARGE, MOST, Account, noise_at, often, related, turned
+from buckler.encoders._copying import ask
+from buckler.encoders._scene import Scene
+from buckler.encoders._setting import Setting
 from buckler.encoders.b4b import b4b
 from buckler.encoders.evaluate import evaluate
 from buckler.encoders.judge import judge
@@ -85,6 +89,9 @@ def test_noise_grows_with_the_score_of_all_that_an_account_asked() -> None:
     assert float(noise_at(torch.tensor([FULL * 10.0]), 10)) == pytest.approx(LARGE, rel=1e-5)
     assert float(noise_at(torch.tensor([10.0]), 10)) < 0.1
     assert float(noise_at(torch.tensor([9.0]), float("inf"))) == 0
+    assert float(noise_at(torch.tensor([1e3]), 10)) == pytest.approx(
+        float(noise_at(torch.tensor([MOST * FULL * 10]), 10))
+    )
     model, x = random_encoder(0, 200).requires_grad_(False), rows(40)[0]
     account = Account(model, counting, alarm=20)
     noise = torch.cat([account(part) for part in x.split(7)]) - model(x)
@@ -92,6 +99,8 @@ def test_noise_grows_with_the_score_of_all_that_an_account_asked() -> None:
     wanted = noise_at(torch.arange(1, 41).double(), 20).float()
     assert torch.allclose(size[15:], wanted[15:], rtol=0.25)
     assert float(size[0]) < 1e-4
+    drawn = nn.functional.normalize(noise, dim=1)
+    assert float((drawn[21:28] * drawn[28:35]).sum(1).abs().max()) < 0.5, "new noise for every question"
     assert torch.equal(account.stream[0], x)
     assert torch.allclose(account.stream[1], model(x), atol=1e-5), "as they are"
 
@@ -249,11 +258,75 @@ def test_thieves_are_set_beside_accounts_with_the_same_rows_whatever_others_are_
     assert asked == [0.01] * 6 + [3.0] * 4, "of thieves who are only looked at nobody waits for a copy"
 
 
+def test_thieves_meet_what_is_done_with_their_scores(
+    subject: Subject, keep: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is answered what the encoder says, or that and noise, turned; so often, and about so many classes."""
+    met, pooled = list[tuple[nn.Module, Tensor, Tensor, int | None, int]](), list[tuple[Tensor, list[Tensor]]]()
+
+    def robbed(setting: Setting, thief: object, oracle: Oracle, seen: Scene) -> tuple[nn.Module, float]:
+        x = ask(oracle, seen.spare[0], setting.seed)
+        met.append((cast(nn.Module, seen.encoder), x, oracle(x), oracle.budget, len(seen.spare[1].unique())))
+        return deep(), 0.0
+
+    def related(net: object, x: Tensor, answers: list[Tensor], **_: object) -> nn.Module:
+        pooled.append((x, answers))
+        return deep()
+
+    monkeypatch.setattr(_watched, "robbed", robbed)
+    monkeypatch.setattr(_watched, "related", related)
+    first = tried(partial(b4b, bits=3), subject, keep).evidence["first_thief"]
+    plain, naive, stopped, narrow = ((answers, embedded(one, x)) for one, x, answers, *_ in met[len(first) :])
+    for answers, features in (plain, stopped):
+        assert torch.allclose(answers, features, atol=1e-5)
+    assert (len(plain[0]), len(stopped[0])) == (190, int(first[0]) - 1)
+    noise = (naive[0] - turned(naive[1], 0)).norm(dim=1) / naive[1].norm(dim=1)
+    assert float(noise[:5].max()) < 0.01 < 0.05 < float(noise[-20:].mean())
+    assert [thief[-1] for thief in met] == [8] * (len(met) - 1) + [2]
+    assert len(narrow[0]) < 190
+    ((x, parts),) = pooled
+    assert (len(x), {len(part) for part in parts[:-1]}) == (190, {int(first.min()) - 1})
+    for key, (part, features) in enumerate(zip(parts, embedded(met[0][0], x).split(len(parts[0])), strict=True)):
+        assert torch.allclose(part[:2], turned(features, key)[:2], rtol=0.01, atol=0.01)
+
+
+def test_where_the_alarm_meets_all_of_them_users_lose_their_features_and_that_is_said(
+    subject: Subject, keep: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_watched, "MARGIN", -1.0)
+    monkeypatch.setattr(_watched, "USERS", 5)
+    trial = tried(partial(b4b, bits=3), subject, keep)
+    assert trial.estimates["flagged_often"].value == 1
+    assert [check.passed for check in trial.checks if check.name == _watched.CALM] == [False]
+    for who in ("user_task", "user_whole"):
+        assert trial.estimates[f"change_{who}"].high < 0, who
+        assert trial.estimates[f"change_{who}"].n == 5, "users of the same rows, and of other classes"
+    assert trial.evidence["spent"].tolist()[2] == 2, "stopped at once"
+
+
 def test_a_detector_costs_what_it_costs_those_who_pay_the_most(trial: Trial) -> None:
     task, whole = (trial.estimates[f"change_user_{kind}"] for kind in ("task", "whole"))
     assert _judged_stealing._price(trial).value == min(task.value, whole.value)
+    left = [trial.estimates[f"ratio_{thief}_few"].value for thief in _watched.EXPECTING]
+    assert _judged_stealing._left(trial)[0].value == max(left) > min(left), "the best of its thieves"
     dear = replace(
         trial, estimates={**trial.estimates, "change_user_whole": replace(whole, value=-0.8, low=-0.9, high=-0.7)}
     )
     assert _judged_stealing._harms(dear)
     assert "-80.0 points where they have a use for all classes" in _judged_stealing._did([dear])
+
+
+@pytest.mark.parametrize("last", [0.0, 1.0])
+def test_the_alarm_is_above_what_honest_accounts_reach_wherever_they_reach_it_and_whatever_the_scale(
+    subject: Subject, keep: str, last: float
+) -> None:
+    """Scores below 0, that of the last question the lowest or like the others."""
+
+    def below(queries: Rows, *, known: Tensor, seed: int = 0) -> Watched:
+        score = b4b(queries, known=known, bits=3, seed=seed).score - 2
+        score[-1] -= 1 - last
+        return Watched(score > -1, score)
+
+    e = tried(below, subject, keep).estimates
+    assert e["flagged_often"].value < 0.1
+    assert e["flagged_task"].value < 0.1

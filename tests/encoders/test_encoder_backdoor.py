@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from buckler.catalog import find
 from buckler.data import Rows
+from buckler.dice import fingerprint_rows
 from buckler.embedding import embedded
 from buckler.encoders import _inspected, _repaired
 from buckler.encoders._backdoor import ADAPTIVE
@@ -179,6 +180,23 @@ def test_a_repair_is_measured_on_a_backdoor_and_on_a_clean_encoder(
     first = verdicts.findings[0]
     assert [figure.name for figure in first.figures] == ["trigger", "backdoor-features"]
     assert "task pairs" in first.claim
+
+
+def test_a_repair_has_the_users_images_and_costs_what_it_does_to_a_clean_encoder(
+    own: Subject, attack: Implant, learnt: Rows
+) -> None:
+    given = list[Tensor]()
+
+    def ruin(encoder: nn.Module, x: Tensor) -> Repaired:
+        """Leaves of an image how light it is."""
+        del encoder
+        given.append(x)
+        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    trial = evaluate(ruin, own, rows=300, attack=attack)
+    assert [torch.isin(fingerprint_rows(x), fingerprint_rows(learnt[0])).any() for x in given] == [False, False]
+    assert trial.estimates["cost"].high < -0.3
+    assert [check.passed for check in trial.checks if check.name == _repaired.HARMLESS] == [False]
 
 
 @pytest.fixture

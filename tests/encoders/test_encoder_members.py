@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache, partial
+from typing import Any
 
 import pytest
 import torch
@@ -12,12 +13,14 @@ from remembering_worlds import Remembering, forgetting, images, remembering, row
 from torch import nn
 
 from buckler import claims
+from buckler.data import Rows
+from buckler.dice import fingerprint_rows
 from buckler.encoders import _pretrained, _traced
 from buckler.encoders._inferred import SHADOWS, STOPS, _shadows
 from buckler.encoders._scene import LEAST
 from buckler.encoders._setting import Setting
 from buckler.encoders._shadowed import Known
-from buckler.encoders._traced import FEWER, wrong
+from buckler.encoders._traced import FEWER, _owned, wrong
 from buckler.encoders.data_tracing import OTHERS, data_tracing
 from buckler.encoders.encoder_mi import encoder_mi
 from buckler.encoders.evaluate import evaluate
@@ -25,6 +28,7 @@ from buckler.encoders.judge import judge
 from buckler.encoders.lpla import lpla
 from buckler.encoders.simclr import simclr
 from buckler.findings import Finding, Severity, rules
+from buckler.kinds import Owned
 from buckler.method import Method, describe
 from buckler.subject import Subject
 from buckler.target import Meter, Oracle
@@ -134,12 +138,22 @@ def test_owners_of_what_was_learnt_show_it() -> None:
 
 @pytest.mark.parametrize(
     ("name", "hits", "accuses"),
-    [("spared", 3, True), ("spared", 1, False), ("independent", 3, False), ("independent", 20, True)],
+    [("spared", 3, True), ("spared", 2, False), ("independent", 3, False), ("independent", 20, True)],
 )
 def test_claims_that_accuse_by_chance_are_graded(name: str, hits: int, accuses: bool) -> None:
     """Owners who divide what nobody saw are independent; those whose rows are drawn from the same two sets are not."""
     flags = torch.arange(20) < hits
     assert wrong({"spared": flags & (name == "spared"), "independent": flags & (name != "spared")}) == accuses
+
+
+def test_no_image_is_published_and_kept_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    def apart(setting: Setting, published: Rows, kept: Rows, *others: Any) -> Owned:
+        assert not torch.isin(fingerprint_rows(published[0]), fingerprint_rows(kept[0])).any()
+        return _owned(setting, published, kept, *others)
+
+    monkeypatch.setattr(_traced, "_owned", apart)
+    made = evaluate(partial(data_tracing, asked=2), subject(), rows=300, encoder_steps=2, pretraining=forgetting)
+    assert made.status == "ok"
 
 
 def test_claims_that_accuse_are_a_finding() -> None:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from remembering_worlds import Remembering, remembering, subject
-from torch import nn
+from remembering_worlds import Remembering, remembering, rows, subject
+from torch import Tensor, nn
 
 import buckler.encoders.dp_rotation as module
+from buckler import nets
 from buckler.data import Rows
-from buckler.encoders import _pretrained
-from buckler.encoders._promised import PROMISE, promised
+from buckler.encoders import _pretrained, _promised
+from buckler.encoders._inferred import _scored
+from buckler.encoders._promised import PROMISE, promised, told_at_most
+from buckler.encoders._scene import pretrained
 from buckler.encoders._setting import Setting
 from buckler.encoders.dp_rotation import dp_rotation
 from buckler.encoders.encoder_mi import encoder_mi
@@ -25,6 +30,7 @@ from buckler.findings import Finding, rules
 from buckler.kinds import Encoder
 from buckler.method import describe
 from buckler.target import Meter
+from buckler.train import fit
 from buckler.trial import Trial, load, save
 
 
@@ -100,13 +106,34 @@ def lying(
     return Remembering(data[0], seed, strength=40.0).eval()
 
 
-def played(method: Callable[..., Encoder]) -> Trial:
-    setting = Setting(
+def setting(method: Callable[..., Encoder], keep: Path | None = None) -> Setting:
+    return Setting(
         method=method, described=describe(method), subject=subject(), rows=300, train_rows=300, encoder_steps=1,
         pretraining=remembering, queries=(), ball=None, share=None, attack=None, models=1, training_epochs=1, seed=0,
-        keep=None, device=torch.device("cpu"), meter=Meter(), told=lambda _: None,
+        keep=keep, device=torch.device("cpu"), meter=Meter(), told=lambda _: None,
     )  # fmt: skip
-    return promised(setting)
+
+
+def played(method: Callable[..., Encoder]) -> Trial:
+    return promised(setting(method))
+
+
+def test_a_kept_encoder_of_other_parts_than_its_network_is_read_and_not_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its norms are not the network's, and its epochs are its own."""
+    calls = list[object]()
+
+    def counted(*given: Any, **more: Any) -> nn.Module:
+        calls.append(more["seed"])
+        return fit(*given, **more)
+
+    monkeypatch.setattr(module, "fit", counted)
+    asked = setting(dp_rotation, tmp_path)
+    asked = replace(asked, subject=replace(asked.subject, body=partial(nets.encoder, width=4, stride=1)))
+    one, again = (pretrained(asked, rows(60), method=partial(dp_rotation, epochs=1.0)).state_dict() for _ in range(2))
+    assert len(calls) == 1
+    assert all(torch.equal(weight, again[name]) for name, weight in one.items())
 
 
 def test_a_promise_that_the_attack_contradicts_is_said() -> None:
@@ -116,10 +143,43 @@ def test_a_promise_that_the_attack_contradicts_is_said() -> None:
     assert "(0.01, 0.004)-differential privacy for one of 150 rows" in made.reason
 
 
+@pytest.mark.parametrize(("epsilon", "delta"), [(0.01, 0.0), (0.5, 1e-3), (1.0, 0.1), (0.2, 0.6)])
+def test_no_test_tells_more_than_the_promise_allows_and_one_tells_as_much(epsilon: float, delta: float) -> None:
+    """Over all pairs of rates that two promises in a row, of a row taken out and another put in, leave possible."""
+    found, missed = (torch.linspace(0, 1, 401, dtype=torch.double).view(shape) for shape in ((-1, 1), (1, -1)))
+
+    def twice(rate: Tensor) -> Tensor:
+        return math.exp(epsilon) * (math.exp(epsilon) * rate + delta) + delta
+
+    possible = (found <= twice(1 - missed)) & (missed <= twice(1 - found))
+    best = float(((found + missed) / 2)[possible].max())
+    assert told_at_most(epsilon, delta) == pytest.approx(best, abs=0.003)
+
+
 def test_a_promise_of_nothing_is_not_contradicted() -> None:
     made = played(partial(lying, epsilon=400.0))
     assert made.status == "ok", "e to the power of 800 is no float"
     assert "above 1.0000" in next(check.says for check in made.checks if check.name == PROMISE)
+
+
+def test_the_encoders_of_each_attack_are_made_as_its_target_was_and_one_learnt_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made, attacked = list[object](), list[str]()
+
+    def makes(*given: Any, method: Callable[..., Encoder], **more: Any) -> nn.Module:
+        made.append(describe(method).params["epochs"])
+        return pretrained(*given, method=method, **more)
+
+    def scores(setting: Setting, *given: Any) -> Any:
+        attacked.append(describe(setting.pretraining).path.rpartition(":")[2])
+        return _scored(setting, *given)
+
+    monkeypatch.setattr(_promised, "pretrained", makes)
+    monkeypatch.setattr(_promised, "_scored", scores)
+    played(partial(lying, epsilon=400.0, epochs=3))
+    assert made == [3, 0]
+    assert attacked == ["lying", "remembering"]
 
 
 def test_what_cannot_be_played_is_skipped() -> None:

@@ -135,6 +135,7 @@ def test_half_of_the_weights_are_pruned_and_rounding_moves_them_by_half_a_step()
     weights = [p for p in pruned(model, 0.5).parameters() if p.ndim > 1]
     zero = sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights)
     assert zero == pytest.approx(0.5, abs=0.01)
+    assert not any(bool((w == 0).any()) for w in model.parameters() if w.ndim > 1), "a copy"
     before, after = (one.get_parameter("1.weight").detach() for one in (model, quantised(model)))
     step = before.abs().amax(1, keepdim=True) / 127
     assert bool(((after - before).abs() <= step / 2 + 1e-7).all())

@@ -75,10 +75,7 @@ def promised(setting: Setting) -> Trial:
     params = described.params
     epsilon = cast(float, params["epsilon"])
     delta = cast("float | None", params["delta"]) or usual_delta(len(learnt[1]))
-    once, twice = math.exp(-epsilon), math.exp(-2 * epsilon)
-    # of who learnt there are always as many: one more of them is one less of the others
-    most = (1 + min(twice, delta * (twice + once))) / (1 + twice)
-    shown, gain = found["balanced_accuracy"], found["few_correct_untrained_change"]
+    most, shown, gain = told_at_most(epsilon, delta), found["balanced_accuracy"], found["few_correct_untrained_change"]
     kept = Check(
         PROMISE,
         shown.low <= most,
@@ -105,3 +102,10 @@ def promised(setting: Setting) -> Trial:
         evidence=evidence,
         cost=Cost(queries=queries),
     )
+
+
+def told_at_most(epsilon: float, delta: float) -> float:
+    """The greatest balanced accuracy by which rows learnt from are told from others, where one more or less of them is
+    hidden so well: there are always as many, so that a row that joins takes the place of another."""
+    once, twice = math.exp(-epsilon), math.exp(-2 * epsilon)
+    return (1 + min(twice, delta * (twice + once))) / (1 + twice)

@@ -19,5 +19,5 @@ def grouped(encoder: nn.Module, pool: Tensor, groups: int, seed: int) -> Probed:
     features = embedded(encoder, pool)
     spread = features.std(0, correction=0)
     scaled = ((features - features.mean(0)) / torch.where(spread > 1e-6, spread, 1.0)).numpy()
-    group = torch.from_numpy(KMeans(groups, random_state=seed).fit_predict(scaled)).long()
+    group = torch.from_numpy(KMeans(groups, random_state=seed % 2**32).fit_predict(scaled)).long()
     return Probed(encoder, probe(features, group, classes=groups, seed=seed).to(where(encoder))).eval()

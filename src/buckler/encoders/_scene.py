@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -135,8 +135,9 @@ def pretrained(setting: Setting, data: Rows, *, seed: int | None = None, method:
     given: dict[str, Any] = {"net": lambda: build().to(setting.device), "seed": seed}
     given |= {"epochs": epochs_of(method, setting.encoder_steps, len(data[1]))}
 
-    def trained(more: dict[str, float]) -> nn.Module:
-        return cast(nn.Module, method(data, **{name: (given | more)[name] for name in left_open(method, *given)}))
+    def trained(epochs: Mapping[str, float]) -> nn.Module:
+        own = {name: given[name] for name in left_open(method, *given)}
+        return cast(nn.Module, method(data, **own | {name: epochs[name] for name in {*epochs} & {*described.knobs}}))
 
     key = fingerprint(
         {

@@ -43,8 +43,8 @@ CLIENTS, THIEVES, USERS = 100, 20, 8
 """How many honest accounts there are of each kind, how many thieves ask as much, and how many users are tried."""
 TASK, LEAST, CLASSES = 2, 20, 4
 """Of how many classes an honest account's images are, the fewest questions of one, and the fewest classes of all."""
-MARGIN = 1.1
-"""How many times as high the alarm is as the most suspicious honest account was."""
+MARGIN = 0.1
+"""How far above the most suspicious honest account the alarm is, as a share of that one's score."""
 EPOCHS = 40
 """How long a thief with many accounts learns how alike features are."""
 CALM = "honest accounts with a task are let alone"
@@ -104,7 +104,8 @@ def watched(setting: Setting) -> Trial:
     draw = torch.Generator().manual_seed(setting.seed)
     first = _Guard(partial(looked, watch), math.inf, setting, seen, encoder, classes, many, budget)
     highest = _patient(first, calm, draw)["score_often"]
-    guard = replace(first, alarm=MARGIN * float(highest.max()))
+    most = float(highest.max())
+    guard = replace(first, alarm=most + MARGIN * abs(most))
     evidence = {"calibration": highest, "asked": torch.tensor([many]), "budget": torch.tensor([budget])}
     evidence |= _patient(guard, rows, draw) | _honest(guard, rows, used, draw)
     setting.told(0.3)
@@ -162,12 +163,12 @@ def _some(classes: Sequence[int], of: int, draw: torch.Generator) -> list[int]:
 
 def _flags(guard: _Guard, streams: list[Rows], name: str, many: int = 0) -> dict[str, Tensor]:
     """Of each stream the number of the question that raises the alarm, from 1, whether any does, whether any is above
-    the method's `own` threshold, and the score after `many` questions, or all."""
+    the method's `own` threshold, and the highest score of the first `many` questions, or of all."""
     looks = [guard.watch(stream) for stream in streams]
     scores, own = [look.score for look in looks], torch.tensor([bool(look.flagged.any()) for look in looks])
     first = alarms([score > guard.alarm for score in scores])
-    last = torch.stack([score[:many][-1] if many else score[-1] for score in scores]).float()
-    return {f"flagged_{name}": first.isfinite(), f"first_{name}": first, f"own_{name}": own, f"score_{name}": last}
+    most = torch.stack([score[: many or None].max() for score in scores]).float()
+    return {f"flagged_{name}": first.isfinite(), f"first_{name}": first, f"own_{name}": own, f"score_{name}": most}
 
 
 def _asked(guard: _Guard, thief: Method) -> dict[str, Tensor]:
@@ -228,32 +229,32 @@ def _before(first: float, budget: int) -> int:
 
 
 def _users(guard: _Guard, task: Task, draw: torch.Generator) -> dict[str, Tensor]:
-    """Whether users' probes are right, without a guard and with noise and turned features.
+    """What share of rows each user's probe is right on, without a guard and with noise and turned features: `(USERS,)`.
 
     One with a task learns from `many` rows, one who has a use for all from as many as a thief asks for; both then ask
     about `many` more.
     """
-    classes, many, found = guard.classes, guard.many, dict[str, list[Tensor]]()
+    classes, many, found = guard.classes, guard.many, dict[str, list[float]]()
     for kind, of, most in (("task", TASK, many), ("whole", len(classes), guard.budget)):
         for turn in range(USERS):
             which = sorted(_some(classes, of, draw))
             known, asked = some(task.train, which, most, draw), some(task.test, which, many, draw)
             x = floats(torch.cat([task.train[0][known], task.test[0][asked]])).to(guard.setting.device)
             y = torch.searchsorted(torch.tensor(which), torch.cat([task.train[1][known], task.test[1][asked]]))
-            for way in ("", "guarded_"):
+            for way in ("", "_guarded"):
                 with torch.no_grad():
                     features = guard.account(guarded=bool(way), key=turn)(x).cpu()
                 above = probe(features[: len(known)], y[: len(known)], classes=of, seed=turn)
                 right = above(features[len(known) :]).argmax(1) == y[len(known) :]
-                found.setdefault(f"user_{kind}_{way}correct", []).append(right)
-    evidence = {name: torch.cat(parts) for name, parts in found.items()}
+                found.setdefault(f"user_{kind}{way}", []).append(float(right.double().mean()))
+    evidence = {name: torch.tensor(shares) for name, shares in found.items()}
     for kind in ("task", "whole"):
-        evidence[f"change_user_{kind}"] = less(evidence, f"user_{kind}_guarded_correct", f"user_{kind}_correct")
+        evidence[f"change_user_{kind}"] = evidence[f"user_{kind}_guarded"] - evidence[f"user_{kind}"]
     return evidence
 
 
 def _estimates(evidence: Mapping[str, Tensor]) -> dict[str, Estimate]:
-    found = estimated({name: values for name, values in evidence.items() if not name.startswith("score_")})
+    found = estimated(evidence)
     for name, values in evidence.items():
         if name.startswith(("flagged_", "own_")):
             found[name] = stats.share(values, name)
@@ -261,6 +262,8 @@ def _estimates(evidence: Mapping[str, Tensor]) -> dict[str, Estimate]:
             found[name] = stats.median(values, name)
         elif name.startswith("apart_"):
             found[name] = stats.area(values, name)
+        elif "user_" in name:
+            found[name] = stats.mean(values, name)
     return found
 
 

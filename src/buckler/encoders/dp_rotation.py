@@ -12,7 +12,7 @@ which is what the accountant composes.
 
 Differs from the papers: one turn of every row in a step, not four; batch norms become group norms; and what is said of
 `privacy/dp_sgd`. Private masked autoencoders (Yu et al., ViP, ICML 2024, https://arxiv.org/abs/2306.08842) and private
-contrast (Kong, Munoz Medina and Ribero, ICLR 2024, https://arxiv.org/abs/2310.03104) need many more rows.
+contrast (Kong, Munoz Medina and Ribero, ICLR 2025, https://arxiv.org/abs/2310.03104) need many more rows.
 
 Guarantees (epsilon, delta)-differential privacy of the encoder for one row added or removed, in exact arithmetic, if
 nobody who is not to be trusted knows or guesses the seed. How many rows there are is taken to be public. Choosing

@@ -1,7 +1,7 @@
 """A universal perturbation of an encoder: one change of any input that no task built on it survives.
 
-Zhou, Hu, Wang, Zhang, Zhang and Jin, "Downstream-agnostic adversarial examples" (AdvEncoder), ICCV 2023,
-https://arxiv.org/abs/2307.10562.
+Zhou, Hu, Zhao, Wang, Zhang, Hou and Jin, "Downstream-agnostic adversarial examples" (AdvEncoder), ICCV 2023,
+https://arxiv.org/abs/2307.12280.
 
 Differs from the paper: the perturbation is climbed to directly, by the sign of a momentum of gradients, instead of by a
 generator that is trained to draw it; what is climbed is the cross-entropy of a task of the adversary's own, in which
