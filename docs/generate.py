@@ -36,6 +36,7 @@ KINDS = {
     "own": "Ownership",
     "watch": "Detection of queries",
     "pretrain": "Pre-training",
+    "bag": "Pre-training in parts that vote",
 }
 PAGE = Path(__file__).parent / "methods.md"
 README = Path(__file__).parents[1] / "README.md"

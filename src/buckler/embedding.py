@@ -84,6 +84,20 @@ def probed(encoder: nn.Module, data: Rows, *, classes: int | None = None, seed: 
     return Probed(encoder, above.to(where(encoder))).eval()
 
 
+def elected(votes: Tensor, *, classes: int) -> tuple[Tensor, Tensor]:
+    """The class `(N,)` that most of `votes` `(V, N)` are for, of several the lowest, and the radius `(N,)`: how many
+    voters may say whatever they like without changing it (Levine and Feizi, ICLR 2021,
+    https://arxiv.org/abs/2006.14768, theorem 1). One voter more can change it. A `ValueError` for fewer than two
+    classes."""
+    if classes < 2:
+        raise ValueError(f"expected two classes or more to vote for, got {classes}")
+    names = torch.arange(classes, device=votes.device)
+    many = F.one_hot(votes, classes).sum(0)
+    label = (many * classes - names).argmax(1, keepdim=True)
+    rival = (many + (names < label)).scatter(1, label, -1).amax(1)  # a lower class wins with as many votes
+    return label.squeeze(1), (many.gather(1, label).squeeze(1) - rival) // 2
+
+
 def headed(encoder: nn.Module, x: Tensor, *, classes: int) -> Callable[[], nn.Module]:
     """What builds a copy of `encoder` with a fresh linear head, all of it to be learnt: a subject's `net`, with which
     whatever trains a classifier begins above the encoder. `x` `(N, C, H, W)` are rows that it takes, two or more."""

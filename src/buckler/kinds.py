@@ -151,6 +151,14 @@ class Watched(NamedTuple):
     score: Tensor
 
 
+class Bagged(NamedTuple):
+    """`encoders`, each pre-trained on rows that no other saw, and the `part` `(N,)` that each row went to: which of
+    the encoders learnt from it."""
+
+    encoders: tuple[nn.Module, ...]
+    part: Tensor
+
+
 class Poison(Protocol):
     def __call__(self, data: Rows, /, *, share: Share) -> Poisoned: ...
 
@@ -219,6 +227,10 @@ class Pretrain(Protocol):
     def __call__(self, data: Rows, /, *, net: Callable[[], nn.Module]) -> Encoder: ...
 
 
+class Bag(Protocol):
+    def __call__(self, data: Rows, /, *, net: Callable[[], nn.Module]) -> Bagged: ...
+
+
 class Reconstruct(Protocol):
     def __call__(self, model: nn.Module, observed: Tensor, /) -> Reconstructed: ...
 
@@ -257,4 +269,5 @@ KINDS = {
     "Owned": "own",
     "Watched": "watch",
     "Encoder": "pretrain",
+    "Bagged": "bag",
 }

@@ -197,7 +197,7 @@ def _job(row: Row, index: int, plan: Plan, limits: Mapping[str, float], seed: in
         vars(module).get("fitting", _anything)(described.kind, asked, row.method)
     except ValueError as error:
         raise BadPlan(f"{where}: {error}") from None
-    if "share" in asked and "attack" not in asked and described.kind != "poison":
+    if "share" in asked and "attack" not in asked and described.kind not in ("poison", "bag"):
         raise BadPlan(f"{where}: a share is of rows that an attack touches, and none is named: add attack, or no share")
     if row.curve:
         if "ball" not in asked:

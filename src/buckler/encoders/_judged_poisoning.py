@@ -1,8 +1,9 @@
 """What poisoned pre-training data does to an encoder: to chosen inputs, by a trigger, or to all that it is good for.
 
 Each of the three has a finding, by the attack that weighs most; another pre-training on the same poisoned rows is a
-defence. Judged is what a probe answers as wanted beyond what one above a clean encoder of the same making does; of
-few inputs an exact interval says how little they tell. What is lost downstream is judged where labels are few.
+defence, and so is a vote, of which it is said what is proven. Judged is what a probe answers as wanted beyond what one
+above a clean encoder of the same making does; of few inputs an exact interval says how little they tell. What is lost
+downstream is judged where labels are few.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from buckler import stats
+from buckler.encoders._judged_bagged import of_bagged
 from buckler.encoders._poisoned import IGNORED
 from buckler.encoders._problems import PROBLEMS, Row
 from buckler.encoders._problems import problem as problem_of
@@ -51,23 +53,38 @@ SHOWN = {
 
 
 def of_poisoning(trials: Sequence[Trial], table: Mapping[str, Rule], command: str) -> tuple[Verdicts, tuple[Row, ...]]:
-    """A finding and a row for each of the three problems that were measured, and what could not be."""
+    """A finding and a row for each of the three problems that were measured, what is proven, and what could not be."""
+    votes = [t for t in trials if t.kind == "bag"]
+    broken = tuple(f"{t.method}: {t.reason}" for t in votes if t.status == "failed" and t.evidence)
     missing = tuple(NotMeasured(named(t), t.reason, CELLS[_problem(t)]) for t in trials if t.status != "ok")
-    findings, rows = list[Finding](), list[Row]()
+    votes = [t for t in votes if t.status == "ok"]
+    findings, rows = [of_bagged(t, command) for t in votes], list[Row]()
     for problem in IDS:
-        mine = [t for t in trials if t.status == "ok" and _problem(t) == problem]
+        mine = [t for t in trials if t.status == "ok" and t.kind != "bag" and _problem(t) == problem]
         attacks = [t for t in mine if t.params["pretraining"] == USUAL]
         defended = [t for t in mine if t not in attacks]
         if attacks or defended:
             found, row = _judged(problem, attacks or defended, defended if attacks else (), table, command)
             findings.append(found)
-            rows.append(row)
-    return Verdicts(tuple(findings), missing), tuple(rows)
+            rows.append(_proven(row, votes) if problem == "poisoning" and not row.defence else row)
+    return Verdicts(tuple(findings), missing, broken), tuple(rows)
+
+
+def _proven(row: Row, votes: Sequence[Trial]) -> Row:
+    """The row with the vote by which most is proven, where no other defence was tried; what it leaves is a bound. It
+    says so where networks that learn from no row are better than what is proven."""
+    best = min(votes, key=lambda t: t.estimates["open"].value, default=None)
+    if best is None:
+        return row
+    defence = f"{named(best)}: inputs without a proof for {best.params['share']} of the rows"
+    if best.estimates["few_worth"].high < 0:
+        defence += ", though not to pre-train is better"
+    return row._replace(defence=defence, left=best.estimates["open"], costs=best.estimates["few_kept"])
 
 
 def _problem(trial: Trial) -> str:
     """Which of the problems an attack is of, as a trial says it also where nothing was measured, unless it failed."""
-    if trial.status == "failed":
+    if trial.status == "failed" or trial.kind == "bag":
         return problem_of(trial)
     wants = trial.threat.wants
     return "poisoning" if wants.startswith("chosen") else "backdoor" if wants.startswith("a trigger") else "depletion"

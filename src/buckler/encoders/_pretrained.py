@@ -102,13 +102,18 @@ def _worth(seen: Scene, used: tuple[Task, ...], seed: int) -> dict[str, Tensor]:
 
 def by_few(known: Tensor, asked: Tensor, task: Task, seed: int) -> Tensor:
     """How often each test row is right by probes that learn from a few labels of each class, `(N,)` in [0, 1]."""
-    draw, right = torch.Generator().manual_seed(seed), torch.zeros(len(asked))
+    return (said_by_few(known, asked, task, seed) == task.test[1]).float().mean(0)
+
+
+def said_by_few(known: Tensor, asked: Tensor, task: Task, seed: int) -> Tensor:
+    """What each of `DRAWS` probes that learn from a few labels of each class says of each row, `(DRAWS, N)`."""
+    draw, said = torch.Generator().manual_seed(seed), list[Tensor]()
     for turn in range(DRAWS):
         order = torch.randperm(len(known), generator=draw)
         rows = torch.cat([order[task.train[1][order] == one][:FEW] for one in range(task.classes)])
         made = probe(known[rows], task.train[1][rows], classes=task.classes, seed=seed + turn)
-        right += made(asked).argmax(1) == task.test[1]
-    return right / DRAWS
+        said.append(made(asked).argmax(1))
+    return torch.stack(said)
 
 
 def _labels(model: nn.Module, x: Tensor) -> Tensor:

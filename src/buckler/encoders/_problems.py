@@ -37,7 +37,7 @@ MEASURED_BY: Mapping[str, tuple[str, ...]] = {
     "stealing": ("extract", "guard", "watch", "own"),
     "backdoor": ("encoders/ctrl", "encoders/corrupt_encoder", "encoders/ssl_backdoor", "implant", "inspect", "repair"),
     "depletion": ("encoders/sponge", "encoders/query_flood", "encoders/indiscriminate"),
-    "poisoning": ("poison",),
+    "poisoning": ("poison", "bag"),
     "evasion": ("encoders/adversarial_contrastive", "evade", "certify"),
 }
 """Which problem a trial is of, by its method's path, or else by its kind; pairs of images and text have two goals."""

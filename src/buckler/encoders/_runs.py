@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from buckler.encoders._bagged import bagged
 from buckler.encoders._certified import certified
 from buckler.encoders._depleted import flooded, sponged
 from buckler.encoders._evaded import evaded
@@ -38,6 +39,7 @@ RUNS: Mapping[str, Callable[[Setting], Trial]] = {
     "certify": certified,
     "encoders/adversarial_contrastive": hardened,
     "poison": poisoning,
+    "bag": bagged,
     "extract": stolen,
     "guard": guarded,
     "watch": watched,

@@ -23,6 +23,7 @@ USED: Mapping[str, tuple[str, ...]] = {
     "evade": ("ball",),
     "certify": ("ball",),
     "poison": ("share",),
+    "bag": ("share",),
     "extract": ("queries",),
     "guard": ("queries", "attack"),
     "watch": ("queries", "attack"),

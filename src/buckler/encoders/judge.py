@@ -36,7 +36,7 @@ GROUPS: Mapping[tuple[str, ...], Group] = {
     ("reconstruct",): of_reconstruction,
     ("guess",): of_guesses,
     ("implant", "inspect", "repair"): of_backdoor,
-    ("poison",): of_poisoning,
+    ("poison", "bag"): of_poisoning,
 }
 """What is made of the trials of some kinds, or of some methods by their paths; each is given those, the severity
 rules, and the command."""
