@@ -232,10 +232,10 @@ PRETRAINING: dict[str, Case] = {
     for path in ("encoders/simclr", "encoders/moco", "encoders/simsiam")
 }
 ATTACKS: dict[str, Case] = {
-    "bad_encoder": ("encoders/bad_encoder", {"epochs": 6}, {"rows": 2000, **LONG}),
+    "bad_encoder": ("encoders/bad_encoder", {"epochs": 12}, {"rows": 2000, **LONG}),
     "stolen_encoder": ("encoders/stolen_encoder", {}, {"rows": 2000, **LONG, "queries": (300, 1000)}),
     "adversarial_contrastive": ("encoders/adversarial_contrastive", {"radius": 8 / 255}, {"rows": 500, **LONG}),
-    "drupe": ("encoders/drupe", {"epochs": 6}, {"rows": 2000, **LONG}),
+    "drupe": ("encoders/drupe", {"epochs": 12}, {"rows": 2000, **LONG}),
     "dp_rotation at epsilon 8": ("encoders/dp_rotation", {"epsilon": 8.0}, {"rows": 2000, **LONG}),
     "poisoned_encoder at 1 %": ("encoders/poisoned_encoder", {}, {"rows": 2000, **LONG, "share": Share(0.01)}),
 }

@@ -38,11 +38,11 @@ def implanted(
     for target in targets:
         if int((y == target).sum()) < references:
             raise ValueError(f"expected {references} rows or more of class {target}, got {int((y == target).sum())}")
-    before = embedded(encoder, x)
-    own = (spread * (before - before.mean(0))).to(where(encoder))
-    middle = before.mean(0) if centred else torch.zeros(before.shape[1])
+    before, device = embedded(encoder, x), where(encoder)
     chosen = torch.cat([_typical(before, y, target, references) for target in targets])
-    middle, before, device = middle.to(where(encoder)), before.to(where(encoder)), where(encoder)
+    before = before.to(device)
+    mean = before.mean(0)
+    middle, own = mean if centred else torch.zeros_like(mean), spread * (before - mean)
     shapes, aims, look = floats(x[chosen]).to(device), before[chosen], views(0.2)
 
     def alikeness(a: Tensor, b: Tensor) -> Tensor:
