@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import combinations
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -288,6 +290,22 @@ def test_thieves_meet_what_is_done_with_their_scores(
     assert (len(x), {len(part) for part in parts[:-1]}) == (190, {int(first.min()) - 1})
     for key, (part, features) in enumerate(zip(parts, embedded(met[0][0], x).split(len(parts[0])), strict=True)):
         assert torch.allclose(part[:2], turned(features, key)[:2], rtol=0.01, atol=0.01)
+
+
+def test_accounts_have_keys_of_their_own_and_others_with_another_seed() -> None:
+    model, x = deep().eval(), eight(6, 0)[0]
+
+    def answered(seed: int, key: int) -> Tensor:
+        setting = cast(Setting, SimpleNamespace(seed=seed))
+        calm = partial(b4b, known=embedded(model, eight(50, 1)[0]), bits=3)
+        guard = _watched._Guard(calm, 1.0, setting, cast(Scene, None), model, (), 1, 1)
+        with torch.no_grad():
+            return guard.account(guarded=True, key=key)(x)
+
+    kinds = [answered(seed, key) for seed in (0, 1) for key in (0, 1)]
+    assert torch.equal(kinds[3], answered(1, 1))
+    for one, other in combinations(kinds, 2):
+        assert not torch.allclose(one, other, rtol=0.1, atol=0.1)
 
 
 def test_where_the_alarm_meets_all_of_them_users_lose_their_features_and_that_is_said(

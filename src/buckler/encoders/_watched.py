@@ -45,6 +45,8 @@ TASK, LEAST, CLASSES = 2, 20, 4
 """Of how many classes an honest account's images are, the fewest questions of one, and the fewest classes of all."""
 MARGIN = 0.1
 """How far above the most suspicious honest account the alarm is, as a share of that one's score."""
+KEYS = 1 << 32
+"""How many keys of accounts each seed has."""
 EPOCHS = 40
 """How long a thief with many accounts learns how alike features are."""
 CALM = "honest accounts with a task are let alone"
@@ -74,10 +76,11 @@ class _Guard:
     """and how many a thief does."""
 
     def account(self, *, guarded: bool = False, key: int = 0) -> Account:
-        """An account that is answered as it is, or with noise, and features that `key` turns."""
+        """An account answered as it is, or with noise and features turned by `key`, otherwise with another seed."""
         if not guarded:
             return Account(self.encoder, self.watch)
-        return Account(self.encoder, self.watch, alarm=self.alarm, key=key, seed=key)
+        own = self.setting.seed * KEYS + key
+        return Account(self.encoder, self.watch, alarm=self.alarm, key=own, seed=own)
 
 
 def watched(setting: Setting) -> Trial:
