@@ -266,6 +266,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--keep", default="", help="a folder in which encoders are kept from one run to the next")
     arguments = parser.parse_args()
+    known = {*PRETRAINING, *ATTACKS, *OVERTRAINED}
+    if strange := [name for name in arguments.cases or () if name not in known]:
+        parser.error(f"expected cases of {', '.join(sorted(known))}, got {', '.join(strange)}")
     data, seeds = subject_of("fashion-mnist", arguments.rows), range(arguments.seeds)
     small = subject_of("digits", 0)
     with TemporaryDirectory() as own:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from buckler.cli import main
 from buckler.findings import Finding, Report, Severity
 from buckler.subject import load
 
+PLANS = files("buckler") / "plans"
 MODULE = """
 import torch
 from buckler.nets import LinearModel
@@ -150,6 +152,12 @@ def test_one_method_runs_with_flags_from_its_signature(folder: Path, capsys: pyt
     assert '"steps": 3' in record
     assert '"stop": false' in record
     assert '"seed": 5' in record
+
+
+def test_the_help_names_every_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["audit", "--help"]) == 0
+    said = capsys.readouterr().out.partition("--plan")[2].partition("--out")[0]
+    assert set(re.findall(r"\w+", said)) >= {path.name.removesuffix(".toml") for path in PLANS.iterdir()}
 
 
 ABSENT = "absent/buckler.toml"

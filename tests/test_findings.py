@@ -116,6 +116,12 @@ def test_the_verdict(findings: list[tuple[State, Severity]], gate: Severity, con
         assert "\n" not in ruling.says
 
 
+def test_what_was_measured_and_is_not_graded_is_told_from_what_could_not_be_measured() -> None:
+    assert "not graded" in verdict(report(made("a", "found"))).says
+    for unmeasured in (report(), report(made("a", "not measured"))):
+        assert verdict(unmeasured).says.startswith("Nothing could be measured")
+
+
 def test_the_worse_end_of_the_interval_decides() -> None:
     levels = rules()["evasion.robust_accuracy"].levels
     grades = [severity("evasion.robust_accuracy", at(p, min(1, p + 0.2), 1)) for p in (0.0, 0.2, 0.5, 0.8, 0.9)]

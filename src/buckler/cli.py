@@ -167,7 +167,7 @@ def show(path: Annotated[str, typer.Argument(help="The path of a method, evasion
 def audit(
     subject: Annotated[Path | None, typer.Argument(help="A buckler.toml, or its folder.", show_default=False)] = None,
     demo: DemoOption = None,
-    plan: Annotated[str, typer.Option(help="quick, full, or the path of a plan's .toml.")] = "quick",
+    plan: Annotated[str, typer.Option(help="quick, full, poisoning, privacy, theft, encoder, or a .toml.")] = "quick",
     out: Annotated[Path | None, typer.Option(help="The run folder; runs/NAME-PLAN if not given.")] = None,
     budget: Annotated[str | None, typer.Option(help="Wall time, 90s, 5m or 2h; what does not fit is left out.")] = None,
     engine: Annotated[Engine | None, typer.Option(help="Where trials run; loky if there is more than one job.")] = None,

@@ -342,7 +342,8 @@ def verdict(report: Report) -> Verdict:
             "error", f"{_count(len(errors), 'check')} ended in an error: {_sentence(errors[0].claim)}{rest}"
         )
     if not judged:
-        return _verdict("not measured", "Nothing could be measured, so nothing is known about this model's security.")
+        what = "What was measured is not graded" if found else "Nothing could be measured"
+        return _verdict("not measured", f"{what}, so nothing is known about this model's security.")
     if undecided:
         return _verdict("not measured", f"{_sentence(undecided[0].title)}{rest}")
     below = f"{_count(len(found), 'finding')} below it" if found else "nothing found"

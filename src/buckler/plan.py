@@ -125,7 +125,7 @@ def measures(area: str) -> str:
 
 
 def read(name: str | Path) -> Plan:
-    """The plan of the package called `name` (quick, full), or the one in a file."""
+    """The plan of the package called `name` (quick, full, ...), or the one in a file."""
     shipped = files("buckler") / "plans" / f"{name}.toml"
     path = Path(name)
     if shipped.is_file():
