@@ -10,12 +10,11 @@ import torch
 from pretraining_worlds import apart, net, world
 
 from buckler.encoders._contrast import contrast
-from buckler.encoders.moco import moco
 from buckler.encoders.simclr import simclr
 from buckler.encoders.simsiam import simsiam
 
 
-@pytest.mark.parametrize("pretrain", [simclr, moco, simsiam])
+@pytest.mark.parametrize("pretrain", [simclr, simsiam])
 def test_what_is_learnt_in_bfloat16_is_as_good_and_held_in_float32(pretrain: Callable[..., Any]) -> None:
     made, exact, untrained = (
         pretrain(world(256), net=net, epochs=epochs, batch=64, precision=precision)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -42,15 +41,14 @@ def moco(
     batch: int = 128,
     rate: float = 0.1,
     decay: float = 5e-4,
-    precision: Literal["float32", "bfloat16"] = "float32",
     seed: int = 0,
 ) -> Encoder:
     """Train the encoder `net()` on the images of `data` `(N, C, H, W)`, uint8 or in [0, 1]; labels are not looked at.
 
     The copy keeps `momentum` of itself at every step, and its last `queue` answers, but of no more than half of the
     images, are what a view is told from, at `temperature`. Views are crops of at least the share `least`; a head of
-    `out` numbers is thrown away. `precision` is that of the networks' products. Returns the encoder, evaluating:
-    features `(B, D)`. A `ValueError` for what is no image, or an encoder that gives no matrix.
+    `out` numbers is thrown away. Returns the encoder, evaluating: features `(B, D)`. A `ValueError` for what is no
+    image, or an encoder that gives no matrix.
     """
     model = headed(net, data, out, seed)
     slow = copy.deepcopy(model).requires_grad_(False).train()
@@ -66,14 +64,13 @@ def moco(
                 old.lerp_(new, 1 - momentum)
             order = torch.randperm(len(x), device=x.device)
             seen = torch.cat([slow(part) for part in look(x[order]).split(_parts(len(x)))])
-            keys = F.normalize(torch.empty_like(seen).index_copy_(0, order, seen).float(), dim=1)
-        asked = F.normalize(model(look(x)).float(), dim=1)
-        with torch.autocast(x.device.type, enabled=False):
-            scores = torch.cat([(asked * keys).sum(1, keepdim=True), asked @ kept.T], 1) / temperature
+            keys = F.normalize(torch.empty_like(seen).index_copy_(0, order, seen), dim=1)
+        asked = F.normalize(model(look(x)), dim=1)
+        scores = torch.cat([(asked * keys).sum(1, keepdim=True), asked @ kept.T], 1) / temperature
         kept = torch.cat([keys, kept])[:queue]
         return F.cross_entropy(scores, torch.zeros(len(x), dtype=torch.long, device=x.device), reduction="none")
 
-    fit(model, data, loss=loss, epochs=epochs, batch=batch, rate=rate, decay=decay, precision=precision, seed=seed)
+    fit(model, data, loss=loss, epochs=epochs, batch=batch, rate=rate, decay=decay, seed=seed)
     return model.encoder.eval()
 
 
