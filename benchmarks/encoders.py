@@ -46,6 +46,7 @@ from buckler.threat import Share
 RESULTS = Path(__file__).parent / "results" / "encoders.json"
 NOTE = "shared cores: ratios within a case count, not seconds"
 ROUNDS, BATCH = 9, 128
+PARTS = "throughput,bfloat16,worth,attacks,overtrained,detection,audit"
 Precision = Literal["float32", "bfloat16"]
 Case = tuple[str, dict[str, Any], dict[str, Any]]
 """The path of a method, its knobs, and what the evaluation is asked."""
@@ -267,20 +268,21 @@ OVERTRAINED: dict[str, Case] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", default="throughput,bfloat16,worth,attacks,overtrained,detection,audit")
+    parser.add_argument("--parts", default=PARTS)
     parser.add_argument("--cases", nargs="+", help="only these of a part")
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--keep", default="", help="a folder in which encoders are kept from one run to the next")
     arguments = parser.parse_args()
-    known = {*PRETRAINING, *ATTACKS, *OVERTRAINED}
-    if strange := [name for name in arguments.cases or () if name not in known]:
-        parser.error(f"expected cases of {', '.join(sorted(known))}, got {', '.join(strange)}")
+    parts, cases = arguments.parts.split(","), arguments.cases or []
+    for named, known in ((parts, PARTS.split(",")), (cases, [*PRETRAINING, *ATTACKS, *OVERTRAINED])):
+        if strange := [name for name in named if name not in known]:
+            parser.error(f"expected some of: {'; '.join(known)}, got {'; '.join(strange)}")
     data, seeds = subject_of("fashion-mnist", arguments.rows), range(arguments.seeds)
     small = subject_of("digits", 0)
     with TemporaryDirectory() as own:
         folder = arguments.keep or own
-        for part in arguments.parts.split(","):
+        for part in parts:
             if part == "throughput":
                 keep(RESULTS, {part: throughput(cast(Rows, data.train), "float32")}, NOTE)
             elif part == "bfloat16":
@@ -290,8 +292,8 @@ def main() -> None:
             elif part == "detection":
                 keep(RESULTS, {part: detection(small, range(30, 40), folder)}, NOTE)
             else:
-                cases = {"worth": PRETRAINING, "attacks": ATTACKS, "overtrained": OVERTRAINED}[part]
-                some = {name: case for name, case in cases.items() if not arguments.cases or name in arguments.cases}
+                every = {"worth": PRETRAINING, "attacks": ATTACKS, "overtrained": OVERTRAINED}[part]
+                some = {name: case for name, case in every.items() if not cases or name in cases}
                 asked(some, small if part == "overtrained" else data, seeds, part, folder)
 
 
