@@ -4,12 +4,11 @@
 
 `throughput` pre-trains the same network by SimCLR for as many steps by a `DataLoader` that makes views of one image at
 a time with PIL, as it is usually written, with two workers and with none, and by the library, in turn, with torch's own
-number of threads; rows a second, and how many times as fast, are medians of nine rounds. `bfloat16` is the same where
-all networks multiply in bfloat16. `worth` is what probes above encoders of half of `--rows` rows of Fashion-MNIST get
-right, and `attacks` what attacks and defences do to them, for every seed. `overtrained` asks who was learnt from, of
-encoders that saw few digits often. `detection` is DECREE on ten encoders of digits without and with a backdoor, of
-seeds that nothing was chosen on, and `audit` the whole plan on the digits demo. What was found is written to
-benchmarks/results/encoders.json after every seed.
+number of threads; rows a second, and how many times as fast, are medians of nine rounds. `worth` is what probes above
+encoders of half of `--rows` rows of Fashion-MNIST get right, and `attacks` what attacks and defences do to them, for
+every seed. `overtrained` asks who was learnt from, of encoders that saw few digits often. `detection` is DECREE on ten
+encoders of digits without and with a backdoor, of seeds that nothing was chosen on, and `audit` the whole plan on the
+digits demo. What was found is written to benchmarks/results/encoders.json after every seed.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -46,8 +45,7 @@ from buckler.threat import Share
 RESULTS = Path(__file__).parent / "results" / "encoders.json"
 NOTE = "shared cores: ratios within a case count, not seconds"
 ROUNDS, BATCH = 9, 128
-PARTS = "throughput,bfloat16,worth,attacks,overtrained,detection,audit"
-Precision = Literal["float32", "bfloat16"]
+PARTS = "throughput,worth,attacks,overtrained,detection,audit"
 Case = tuple[str, dict[str, Any], dict[str, Any]]
 """The path of a method, its knobs, and what the evaluation is asked."""
 
@@ -80,7 +78,7 @@ class Pairs(Dataset[tuple[Tensor, Tensor]]):
         return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255)[None]
 
 
-def usual(data: Rows, steps: int, workers: int, precision: Precision) -> float:
+def usual(data: Rows, steps: int, workers: int) -> float:
     """Seconds of so many steps of SimCLR as it is usually written."""
     model = headed(encoder, data, 128, 0).train()
     descent = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
@@ -92,14 +90,9 @@ def usual(data: Rows, steps: int, workers: int, precision: Precision) -> float:
     for _ in range(steps):
         one, other = next(drawn)
         descent.zero_grad(set_to_none=True)
-        _lost(model, torch.cat([one, other]), precision).backward()
+        contrast(model(torch.cat([one, other])), 0.2).mean().backward()
         descent.step()
     return time.perf_counter() - began
-
-
-def _lost(model: nn.Module, x: Tensor, precision: Precision) -> Tensor:
-    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
-        return contrast(model(x), 0.2).mean()
 
 
 def _endless(loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -107,13 +100,13 @@ def _endless(loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
         yield from loader
 
 
-def ours(data: Rows, steps: int, precision: Precision) -> float:
+def ours(data: Rows, steps: int) -> float:
     began = time.perf_counter()
-    simclr(data, net=encoder, epochs=steps / (len(data[1]) / BATCH), batch=BATCH, precision=precision)
+    simclr(data, net=encoder, epochs=steps / (len(data[1]) / BATCH), batch=BATCH)
     return time.perf_counter() - began
 
 
-def bare(data: Rows, steps: int, precision: Precision) -> float:
+def bare(data: Rows, steps: int) -> float:
     """The network's own steps on views that are there already: what no way of making views can save."""
     model = headed(encoder, data, 128, 0).train()
     descent = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
@@ -121,20 +114,20 @@ def bare(data: Rows, steps: int, precision: Precision) -> float:
     began = time.perf_counter()
     for _ in range(steps):
         descent.zero_grad(set_to_none=True)
-        _lost(model, x, precision).backward()
+        contrast(model(x), 0.2).mean().backward()
         descent.step()
     return time.perf_counter() - began
 
 
-def throughput(data: Rows, precision: Precision, steps: int = 60) -> dict[str, Any]:
+def throughput(data: Rows, steps: int = 60) -> dict[str, Any]:
     ways: dict[str, Callable[[], float]] = {
-        "buckler": lambda: ours(data, steps, precision),
-        "DataLoader and PIL, two workers": lambda: usual(data, steps, 2, precision),
-        "DataLoader and PIL, no worker": lambda: usual(data, steps, 0, precision),
-        "the network's steps alone": lambda: bare(data, steps, precision),
+        "buckler": lambda: ours(data, steps),
+        "DataLoader and PIL, two workers": lambda: usual(data, steps, 2),
+        "DataLoader and PIL, no worker": lambda: usual(data, steps, 0),
+        "the network's steps alone": lambda: bare(data, steps),
     }
     rounds: dict[str, list[float]] = {name: [] for name in ways}
-    ours(data, 5, precision)
+    ours(data, 5)
     for _ in range(ROUNDS):
         for name, way in ways.items():
             rounds[name].append(way())
@@ -238,7 +231,7 @@ LONG = {"encoder_steps": 1000}
 PRETRAINING: dict[str, Case] = {
     path.removeprefix("encoders/"): (path, {}, {"rows": 2000, **LONG})
     for path in ("encoders/simclr", "encoders/moco", "encoders/simsiam")
-} | {"simclr in bfloat16": ("encoders/simclr", {"precision": "bfloat16"}, {"rows": 2000, **LONG})}
+}
 ATTACKS: dict[str, Case] = {
     "bad_encoder": ("encoders/bad_encoder", {"epochs": 12}, {"rows": 2000, **LONG}),
     "stolen_encoder": ("encoders/stolen_encoder", {}, {"rows": 2000, **LONG, "queries": (300, 1000)}),
@@ -284,9 +277,7 @@ def main() -> None:
         folder = arguments.keep or own
         for part in parts:
             if part == "throughput":
-                keep(RESULTS, {part: throughput(cast(Rows, data.train), "float32")}, NOTE)
-            elif part == "bfloat16":
-                keep(RESULTS, {part: throughput(cast(Rows, data.train), "bfloat16")}, NOTE)
+                keep(RESULTS, {part: throughput(cast(Rows, data.train))}, NOTE)
             elif part == "audit":
                 keep(RESULTS, {part: audited()}, NOTE)
             elif part == "detection":

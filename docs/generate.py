@@ -180,11 +180,10 @@ def figures(record: dict[str, Any]) -> str:
             f"curve {area}; flagged {found['flagged clean']} of {len(found['clean'])} clean and "
             f"{found['flagged backdoored']} of {len(found['backdoored'])} backdoored.",
         ]
-    for part, what in (("throughput", "rows a second"), ("bfloat16", "all in bfloat16")):
-        if part in record:
-            speed = record[part]
-            rows = "; ".join(f"{name} {many:,}" for name, many in speed["rows a second"].items())
-            lines += ["", f"Pre-training, {what}: {rows}: {speed['ratio']}x the faster `DataLoader`."]
+    if "throughput" in record:
+        speed = record["throughput"]
+        rows = "; ".join(f"{name} {many:,}" for name, many in speed["rows a second"].items())
+        lines += ["", f"Pre-training, rows a second: {rows}: {speed['ratio']}x the faster `DataLoader`."]
     return "\n".join(lines)
 
 

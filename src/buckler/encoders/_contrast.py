@@ -54,10 +54,9 @@ def begun(net: Callable[[], nn.Module], data: Rows, seed: int) -> tuple[nn.Modul
 
 def contrast(z: Tensor, temperature: float) -> Tensor:
     """NT-Xent: of the 2B rows of `z` `(2B, D)` row i and row i + B are views of one image; each is to be told from all
-    others by its cosine to the other view, in float32 at least. `(B,)`, the mean of both directions."""
+    others by its cosine to the other view. `(B,)`, the mean of both directions."""
+    z = F.normalize(z, dim=1)
     half = len(z) // 2
-    with torch.autocast(z.device.type, enabled=False):
-        z = F.normalize(z.to(torch.promote_types(z.dtype, torch.float32)), dim=1)
-        alike = (z @ z.T / temperature).fill_diagonal_(-torch.inf)
+    alike = (z @ z.T / temperature).fill_diagonal_(-torch.inf)
     other = torch.arange(2 * half, device=z.device).roll(half)
     return F.cross_entropy(alike, other, reduction="none").view(2, half).mean(0)

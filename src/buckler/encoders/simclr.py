@@ -12,7 +12,6 @@ Tags: nist-ai-100-2:NISTAML.03.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -34,15 +33,13 @@ def simclr(
     batch: int = 128,
     rate: float = 0.1,
     decay: float = 5e-4,
-    precision: Literal["float32", "bfloat16"] = "float32",
     seed: int = 0,
 ) -> Encoder:
     """Train the encoder `net()` on the images of `data` `(N, C, H, W)`, uint8 or in [0, 1]; labels are not looked at.
 
     Views are crops of at least the share `least`; a head of `out` numbers, which is thrown away, is compared at
-    `temperature`. `precision` is that of the network's products: bfloat16 is faster where the processor computes in it,
-    and slower elsewhere. Returns the encoder, evaluating: features `(B, D)`. A `ValueError` for what is no image, and
-    for an encoder that gives no matrix.
+    `temperature`. Returns the encoder, evaluating: features `(B, D)`. A `ValueError` for what is no image, and for an
+    encoder that gives no matrix.
     """
     look = views(least)
 
@@ -50,5 +47,5 @@ def simclr(
         return contrast(model(look(torch.cat([x, x]))), temperature)
 
     model = headed(net, data, out, seed)
-    fit(model, data, loss=loss, epochs=epochs, batch=batch, rate=rate, decay=decay, precision=precision, seed=seed)
+    fit(model, data, loss=loss, epochs=epochs, batch=batch, rate=rate, decay=decay, seed=seed)
     return model.encoder.eval()

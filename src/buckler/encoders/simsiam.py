@@ -11,7 +11,6 @@ Tags: nist-ai-100-2:NISTAML.03.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -34,14 +33,13 @@ def simsiam(
     batch: int = 128,
     rate: float = 0.05,
     decay: float = 5e-4,
-    precision: Literal["float32", "bfloat16"] = "float32",
     seed: int = 0,
 ) -> Encoder:
     """Train the encoder `net()` on the images of `data` `(N, C, H, W)`, uint8 or in [0, 1]; labels are not looked at.
 
     Views are crops of at least the share `least`; a head of `out` numbers, and a predictor above it whose narrow middle
-    has a quarter of them, are thrown away. `precision` is that of the networks' products. Returns the encoder,
-    evaluating: features `(B, D)`. A `ValueError` for what is no image, and for an encoder that gives no matrix.
+    has a quarter of them, are thrown away. Returns the encoder, evaluating: features `(B, D)`. A `ValueError` for what
+    is no image, and for an encoder that gives no matrix.
     """
     look = views(least)
     body = headed(net, data, out, seed)
@@ -55,7 +53,7 @@ def simsiam(
 
     def loss(_model: nn.Module, x: Tensor, _: Tensor) -> Tensor:
         z = scaled(body(look(torch.cat([x, x]))))
-        return -F.cosine_similarity(above(z).float(), z.detach().float().roll(len(x), 0)).view(2, -1).mean(0)
+        return -F.cosine_similarity(above(z), z.detach().roll(len(x), 0)).view(2, -1).mean(0)
 
-    fit(model, data, loss=loss, epochs=epochs, batch=batch, rate=rate, decay=decay, precision=precision, seed=seed)
+    fit(model, data, loss=loss, epochs=epochs, batch=batch, rate=rate, decay=decay, seed=seed)
     return body.encoder.eval()
