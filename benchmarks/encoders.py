@@ -3,8 +3,9 @@
     python benchmarks/encoders.py [--parts throughput,worth,...] [--rows 20000] [--seeds 3]
 
 `throughput` pre-trains the same network by SimCLR for as many steps by a `DataLoader` that makes views of one image at
-a time with PIL, as it is usually written, with two workers and with none, and by the library, in turn, with torch's own
-number of threads; rows a second, and how many times as fast, are medians of nine rounds. `worth` is what probes above
+a time with PIL, written as lean as it can be, and with torchvision's transforms where torchvision is installed, each
+with two workers and with none, and by the library, in turn, with torch's own number of threads; rows a second, and how
+many times as fast, are medians of nine rounds. `worth` is what probes above
 encoders of half of `--rows` rows of Fashion-MNIST get right, and `attacks` what attacks and defences do to them, for
 every seed. `overtrained` asks who was learnt from, of encoders that saw few digits often. `detection` is DECREE on ten
 encoders of digits without and with a backdoor, of seeds that nothing was chosen on, and `audit` the whole plan on the
@@ -51,21 +52,27 @@ Case = tuple[str, dict[str, Any], dict[str, Any]]
 
 
 class Pairs(Dataset[tuple[Tensor, Tensor]]):
-    """Two views of each image, made by PIL as torchvision makes them: a crop of at least a fifth of the area, resized;
-    mirrored or not; other light and contrast."""
+    """Two views of each image: a crop of at least a fifth of the area, resized; mirrored or not; other light and
+    contrast."""
 
-    def __init__(self, images: np.ndarray) -> None:
-        self.images = images
-        self.draw = np.random.default_rng(0)
+    def __init__(self, images: np.ndarray, view: Callable[[Image.Image], Tensor]) -> None:
+        self.images, self.view = images, view
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         image = Image.fromarray(self.images[index])
-        return self._view(image), self._view(image)
+        return self.view(image), self.view(image)
 
-    def _view(self, image: Image.Image) -> Tensor:
+
+class Lean:
+    """A view by PIL and as little else as can be."""
+
+    def __init__(self) -> None:
+        self.draw = np.random.default_rng(0)
+
+    def __call__(self, image: Image.Image) -> Tensor:
         side = image.size[0]
         area, ratio = self.draw.uniform(0.2, 1) * side * side, np.exp(self.draw.uniform(-1, 1) * np.log(4 / 3))
         wide, high = (min(side, max(1, round(float(np.sqrt(one))))) for one in (area * ratio, area / ratio))
@@ -78,12 +85,22 @@ class Pairs(Dataset[tuple[Tensor, Tensor]]):
         return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255)[None]
 
 
-def usual(data: Rows, steps: int, workers: int) -> float:
+def transforms() -> Callable[[Image.Image], Tensor] | None:
+    """A view by torchvision's transforms, if they can be imported."""
+    try:
+        from torchvision import transforms as made  # pyright: ignore[reportMissingImports]
+    except (ImportError, RuntimeError):  # torchvision of another torch raises the latter
+        return None
+    crop, jitter = made.RandomResizedCrop(28, scale=(0.2, 1.0)), made.ColorJitter(0.4, 0.4)
+    return made.Compose([crop, made.RandomHorizontalFlip(), jitter, made.ToTensor()])
+
+
+def usual(data: Rows, steps: int, workers: int, view: Callable[[Image.Image], Tensor]) -> float:
     """Seconds of so many steps of SimCLR as it is usually written."""
     model = headed(encoder, data, 128, 0).train()
     descent = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
     images = data[0][:, 0].numpy()
-    loader = DataLoader(Pairs(images), BATCH, shuffle=True, drop_last=True, num_workers=workers)
+    loader = DataLoader(Pairs(images, view), BATCH, shuffle=True, drop_last=True, num_workers=workers)
     drawn = _endless(loader)
     next(drawn)  # workers have started
     began = time.perf_counter()
@@ -121,11 +138,13 @@ def bare(data: Rows, steps: int) -> float:
 
 def throughput(data: Rows, steps: int = 60) -> dict[str, Any]:
     ways: dict[str, Callable[[], float]] = {
-        "buckler": lambda: ours(data, steps),
-        "DataLoader and PIL, two workers": lambda: usual(data, steps, 2),
-        "DataLoader and PIL, no worker": lambda: usual(data, steps, 0),
-        "the network's steps alone": lambda: bare(data, steps),
+        "buckler": partial(ours, data, steps),
+        "the network's steps alone": partial(bare, data, steps),
     }
+    for name, view in (("PIL", Lean()), ("torchvision", transforms())):
+        if view is not None:
+            for workers, said in ((2, "two workers"), (0, "no worker")):
+                ways[f"DataLoader and {name}, {said}"] = partial(usual, data, steps, workers, view)
     rounds: dict[str, list[float]] = {name: [] for name in ways}
     ours(data, 5)
     for _ in range(ROUNDS):
