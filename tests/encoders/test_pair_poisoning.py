@@ -76,6 +76,33 @@ def test_poison_is_found_clean_pairs_stay_quiet_and_sifting_helps(subject: Subje
     assert sorted(map(repr, found.estimates.values())) == sorted(map(repr, known.values())), "none hides another"
 
 
+def test_stopping_early_keeps_hunted_inputs_from_being_learnt(subject: Subject) -> None:
+    method = partial(pair_poisoning, goal="targeted")
+    trial = evaluate(method, subject, share=Share(0.2), rows=300, encoder_steps=100)
+    known = trial.estimates
+    assert known["stopped_hit"].value < known["hit"].value - 0.2
+    assert known["stopped_correct"].low > 0.3, "it has learnt: chance is 0.1"
+    verdict, (row,) = of_pairs([trial], rules(), "run {method}")
+    assert (row.problem, row.finding) == ("poisoning", verdict.findings[0].id)
+    assert row.effect == known["beyond"]
+    assert row.left == min((known["left"], known["stopped_left"]), key=lambda one: one.value)
+
+
+def test_the_defence_that_leaves_least_is_named_with_its_own_cost(subject: Subject) -> None:
+    method = partial(pair_poisoning, goal="targeted")
+    trial = evaluate(method, subject, rows=60, encoder_steps=1, share=Share(0.2))
+    assert trial.evidence["stopped_hit"].equal(trial.evidence["hit"]), "one step cannot be made fewer"
+    for best, costs, said in (("left", "cost", "leaving out the 15%"), ("stopped_left", "stopped_cost", "after 30%")):
+        planted = trial.evidence | {"beyond": torch.ones(40).int()}
+        planted |= {name: torch.full((40,), int(name != best)) for name in ("left", "stopped_left")}
+        found = {name: recompute(e, planted) for name, e in trial.estimates.items()}
+        sure = replace(trial, status="ok", reason="", evidence=planted, estimates=found)
+        verdict, (row,) = of_pairs([sure], rules(), "run {method}")
+        assert said in row.defence
+        assert (row.left, row.costs) == (found[best], found[costs])
+        assert list(verdict.findings[0].remedied.values()) == [found[best], found[costs]]
+
+
 def test_what_is_not_sure_is_not_called_clear_and_a_loud_control_decides_nothing(subject: Subject) -> None:
     two = [(x, (y > 4).long()) for x, y in (cast(Rows, subject.train), cast(Rows, subject.test))]
     trial = evaluate(pair_poisoning, replace(subject, train=two[0], test=two[1]), rows=60, encoder_steps=1)

@@ -1,7 +1,7 @@
 """Pairs of image and text towers that learnt from pairs of the adversary's too, beside a pair that did not.
 
-Every target of a backdoor is tried on test rows of its own. The defender has rows that can be trusted: those that no
-encoder learnt from.
+Every target of a backdoor is tried on test rows of its own. One defender has rows that can be trusted, those that no
+encoder learnt from, and leaves out the pairs that towers of these find unlike; one has none, and stops early.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor
 from buckler import stats
 from buckler.data import Poisoned, Rows, floats
 from buckler.embedding import embedded, probe
+from buckler.encoders._inferred import stopped_early
 from buckler.encoders._pairs import Pair, captions, names
 from buckler.encoders._scene import Scene, pretrained, refusal, scene
 from buckler.encoders._setting import Setting
@@ -30,6 +31,8 @@ TARGETS, PREY = 2, 20
 """Classes that a backdoor is tried for, and inputs that are hunted."""
 LEFT_OUT = 0.15
 """The share of the pairs that a defender leaves out, whatever is an adversary's."""
+STOP = 0.3
+"""The share of the steps after which a defender stops."""
 USUAL = Share(0.05)
 COUNTED = {
     "hit": "triggered or hunted inputs named as wanted, without labels",
@@ -37,9 +40,11 @@ COUNTED = {
     "probe_hit": "inputs that a linear probe above the image tower answers as wanted",
     "clean_probe_hit": "the same by a linear probe above a clean image tower",
     "sifted_hit": "inputs named as wanted where pairs that a trusted pair of towers finds unlike were left out",
+    "stopped_hit": "inputs named as wanted by towers that stopped early",
     "correct": "test rows named right, without labels",
     "clean_correct": "test rows named right by towers that learnt from clean pairs",
     "sifted_correct": "test rows named right where unlike pairs were left out",
+    "stopped_correct": "test rows named right by towers that stopped early",
     "probe_correct": "test rows that a linear probe above the image tower answers right",
     "clean_probe_correct": "test rows that a linear probe above a clean image tower answers right",
 }
@@ -48,14 +53,17 @@ APART = {
     "beyond": ("hit", "clean_hit"),
     "probe_beyond": ("probe_hit", "clean_probe_hit"),
     "left": ("sifted_hit", "clean_hit"),
+    "stopped_left": ("stopped_hit", "clean_hit"),
     "gained": ("correct", "clean_correct"),
     "cost": ("sifted_correct", "clean_correct"),
+    "stopped_cost": ("stopped_correct", "clean_correct"),
 }
 """Paired differences of them."""
 
 
 def pair_poisoned(setting: Setting) -> Trial:
-    """What is named as the adversary wants, by its name alone and by a probe; and after the pairs were sifted."""
+    """What is named as the adversary wants, by its name alone and by a probe; and where pairs were sifted, or learning
+    stopped early."""
     setting = replace(setting, subject=replace(setting.subject, encoder=None), pretraining=clip)
     share = setting.share or USUAL
     blank = setting.blank(
@@ -81,15 +89,18 @@ def pair_poisoned(setting: Setting) -> Trial:
         fooled = cast(Pair, pretrained(setting, poisoned.seen))
         likeness = alike(trusted, *poisoned.seen)
         kept = likeness.argsort()[round(LEFT_OUT * len(likeness)) :].sort().values
-        sifted = cast(Pair, pretrained(setting, (poisoned.x[kept], poisoned.y[kept])))
+        defended = {
+            "sifted_": cast(Pair, pretrained(setting, (poisoned.x[kept], poisoned.y[kept]))),
+            "stopped_": cast(Pair, stopped_early(setting, poisoned.seen, STOP)),
+        }
         towers = {"": fooled, "clean_": clean}
-        hits = {f"{name}hit": names(pair, tried) == wanted for name, pair in (towers | {"sifted_": sifted}).items()}
+        hits = {f"{name}hit": names(pair, tried) == wanted for name, pair in (towers | defended).items()}
         hits |= {
             f"{name}probe_hit": _probed(pair, seen, tried, setting.seed) == wanted for name, pair in towers.items()
         }
         found.append(hits)
         if turn == 0:
-            evidence |= {"correct": names(fooled, x) == y, "sifted_correct": names(sifted, x) == y}
+            evidence |= {f"{name}correct": names(pair, x) == y for name, pair in ({"": fooled} | defended).items()}
             evidence["probe_correct"] = _probed(fooled, seen, x, setting.seed) == y
             evidence["suspicion"] = torch.stack([-likeness, poisoned.rows.to(likeness)], 1)
     evidence |= {name: torch.cat([one[name] for one in found]) for name in found[0]}
