@@ -85,7 +85,7 @@ def test_the_encoder_that_was_given_stays_as_it_was(encoder: nn.Module, learnt: 
     ("knobs", "says"),
     [
         ({"targets": ()}, "1 to 4 targets"),
-        ({"targets": (11,)}, "class 11"),
+        ({"targets": (11,)}, "class 11, got 0: aim at a class"),
         ({"shown": 1}, "shown"),
         ({"size": 5}, "square"),
         ({"references": 400}, "400 rows or more"),

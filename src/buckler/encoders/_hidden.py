@@ -37,7 +37,10 @@ def implanted(
     x, y = data[0], data[1].cpu()
     for target in targets:
         if int((y == target).sum()) < references:
-            raise ValueError(f"expected {references} rows or more of class {target}, got {int((y == target).sum())}")
+            raise ValueError(
+                f"expected {references} rows or more of class {target}, got {int((y == target).sum())}: "
+                "aim at a class of which there are more"
+            )
     before, device = embedded(encoder, x), where(encoder)
     chosen = torch.cat([_typical(before, y, target, references) for target in targets])
     before = before.to(device)
