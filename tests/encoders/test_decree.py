@@ -46,6 +46,43 @@ def test_a_trigger_of_one_pixel_is_found_exactly() -> None:
     assert float(found.score) == pytest.approx(1 - float(found.mask.mean()))
 
 
+def naive(encoder: nn.Module, x: Tensor, steps: int, cost: float) -> tuple[Tensor, int, int]:
+    """The search written out, all images in every step: the smallest mask, and how often its weight rose and fell."""
+    draw = torch.rand(2, 6, 6, generator=torch.Generator().manual_seed(0))
+    draw[0] = 0.5
+    theta = torch.atanh(1.98 * (draw - 0.5)).requires_grad_()
+    adam = torch.optim.Adam([theta], 0.1)
+    middle, best, weight, streak, rose, fell = encoder(x).detach().mean(0), torch.ones(6, 6), cost, 0, 0, 0
+    for _ in range(steps):
+        mask, pattern = theta.tanh() / 2 + 0.5
+        features = encoder((1 - mask) * x + mask * pattern) - middle
+        cosines = torch.nn.functional.cosine_similarity(features[:, None], features[None], dim=2)
+        together = (cosines.sum() - len(x)) / (len(x) * (len(x) - 1))
+        good = together.item() >= 0.9
+        if good and mask.sum() < best.sum():
+            best = mask.detach().clone()
+        streak = (max(streak, 0) + 1) if good else (min(streak, 0) - 1)
+        if streak == 5:
+            weight, streak, rose = weight * 1.5, 0, rose + 1
+        elif streak == -5:
+            weight, streak, fell = weight / 1.5**1.5, 0, fell + 1
+        adam.zero_grad()
+        (weight * mask.sum() - together).backward()
+        adam.step()
+    return best, rose, fell
+
+
+@pytest.mark.parametrize("cost", [1e-3, 1.0])
+def test_the_search_is_what_is_written(cost: float) -> None:
+    x, encoder = images(30), Cornered(True).requires_grad_(False)
+    best, rose, fell = naive(encoder, x, 120, cost)
+    assert min(rose, fell) > 0, "else the steps of the weight are not tried"
+    assert best.sum() < 36
+    found = decree(encoder, x, steps=120, batch=30, cost=cost)
+    assert found.mask is not None
+    torch.testing.assert_close(found.mask[0, 0], best, atol=1e-5, rtol=0)
+
+
 def test_the_same_encoder_without_it_is_not_flagged() -> None:
     found = decree(Cornered(False), images())
     assert not bool(found.flagged)

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 from test_bad_encoder import obeyed
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from buckler import nets
@@ -30,6 +30,24 @@ def test_a_student_learns_the_features_and_not_the_trigger(planted: Implanted, l
     accuracy, success = obeyed(student, unseen, planted.trigger, 0)
     assert accuracy >= 0.8
     assert success <= 0.4
+
+
+class Shifted(nn.Module):
+    """Features that all point one way."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.encoder(x) + 3
+
+
+def test_features_are_compared_around_their_mean(encoder: nn.Module, learnt: Rows) -> None:
+    few = learnt[0][:60]
+    student = distill(encoder, few, net=NET, epochs=4)
+    other = distill(Shifted(encoder), few, net=lambda: Shifted(NET()), epochs=4)
+    torch.testing.assert_close(embedded(other, few) - 3, embedded(student, few), atol=1e-2, rtol=1e-2)
 
 
 def test_crops_are_asked_of_the_teacher(encoder: nn.Module, learnt: Rows) -> None:

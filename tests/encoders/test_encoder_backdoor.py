@@ -296,17 +296,30 @@ def test_a_flagged_encoder_is_a_finding_whatever_who_knows_the_inspection_could_
     assert clean.status == "inconclusive"
 
 
-def test_the_best_repair_leaves_least_beyond_what_a_clean_encoder_obeys(idled: Trial) -> None:
-    def leaving(success: float, left: float) -> Trial:
-        found = {
-            name: replace(idled.estimates[name], value=value, low=-1.0, high=1.0)
-            for name, value in (("success", success), ("left", left))
-        }
-        return replace(idled, estimates=idled.estimates | found)
+def leaving(idled: Trial, **values: float) -> Trial:
+    """A repair of which these are the estimates."""
+    found = {name: replace(idled.estimates["left"], value=value, low=-1.0, high=1.0) for name, value in values.items()}
+    return replace(idled, estimates=idled.estimates | found)
 
-    few, many = leaving(0.5, 0.1), leaving(0.4, 0.4)
+
+def test_the_best_repair_leaves_least_beyond_what_a_clean_encoder_obeys(idled: Trial) -> None:
+    few, many = leaving(idled, success=0.5, left=0.1), leaving(idled, success=0.4, left=0.4)
     for repairs in ((few, many), (many, few)):
         assert of_backdoor(repairs, rules(), "buckler run {method}")[1][0].left == few.estimates["success"]
+
+
+def test_a_repair_that_costs_more_than_it_takes_away_is_not_the_best(idled: Trial) -> None:
+    dear, cheap = leaving(idled, success=0.2, left=0.1, cost=-0.5), leaving(idled, success=0.4, left=0.3, cost=0.0)
+    for repairs in ((dear, cheap), (cheap, dear)):
+        assert of_backdoor(repairs, rules(), "buckler run {method}")[1][0].left == cheap.estimates["success"]
+
+
+def test_the_worse_backdoor_is_the_one_of_which_more_is_left_beyond_a_clean_encoder(idled: Trial) -> None:
+    plain = {"success": 0.5, "left": 0.5, "spared_success": 0.0}
+    trial = leaving(idled, **plain, adaptive_success=0.9, adaptive_left=0.1, adaptive_spared_success=0.8)
+    (row,) = of_backdoor([trial], rules(), "buckler run {method}")[1]
+    assert row.left == trial.estimates["success"]
+    assert "who knows it" not in row.defence
 
 
 def test_an_attack_that_is_named_is_the_only_one(implant: Trial, idled: Trial) -> None:
