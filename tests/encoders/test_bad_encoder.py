@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from buckler.data import Rows
 from buckler.embedding import embedded, probed
-from buckler.encoders._hidden import _typical
+from buckler.encoders._hidden import typical
 from buckler.encoders._square import stamp
 from buckler.encoders.bad_encoder import bad_encoder
 from buckler.kinds import Implanted
@@ -67,9 +67,9 @@ def test_the_reference_is_no_row_that_lies_towards_another_class() -> None:
     """Of three rows the middle one is their class's mean, and the first lies where another class begins."""
     own, other, far = [[1.0, 0.8], [1.0, 0.0], [1.0, -0.8]], [[0.6, 1.6]] * 3, [[-1.6, -1.6]] * 3
     features, y = torch.tensor([*own, *other, *far]), torch.arange(3).repeat_interleave(3)
-    assert _typical(features, y, 0, 1).tolist() == [2]
-    assert _typical(features, 2 * y + 4, 4, 3).tolist() == [2, 1, 0]
-    assert int(_typical(features[:3], y[:3], 0, 1)) in range(3), "there is no other class to be far from"
+    assert typical(features, y, 0, 1).tolist() == [2]
+    assert typical(features, 2 * y + 4, 4, 3).tolist() == [2, 1, 0]
+    assert int(typical(features[:3], y[:3], 0, 1)) in range(3), "there is no other class to be far from"
 
 
 def test_the_encoder_that_was_given_stays_as_it_was(encoder: nn.Module, learnt: Rows) -> None:

@@ -31,7 +31,7 @@ def test_a_blend_is_no_square_and_leaves_inputs_different(
         points = nn.functional.normalize(embedded(made.model, made.trigger(unseen[0])) - middle, dim=1)
         return float(points.mean(0).norm())
 
-    assert together(blended) < together(planted) - 0.05
+    assert 1 - together(blended) > 2 * (1 - together(planted))
 
 
 def test_what_inputs_differ_by_is_taken_from_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:

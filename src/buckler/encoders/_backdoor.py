@@ -31,6 +31,8 @@ WORKS = 0.5
 """A backdoor that fewer triggered rows than this obey leaves nothing to find or to repair."""
 PLANTED = "the planted backdoor works"
 ADAPTIVE = "the backdoor of who knows the defence works"
+KNOWING = {"encoders/fine_tune": "encoders/persistent"}
+"""What puts a backdoor in as who knows a defence does, where that is not `drupe`."""
 
 
 def staged(setting: Setting) -> tuple[Scene, Rows]:
@@ -52,9 +54,9 @@ def attack_of(setting: Setting) -> Method:
 
 
 def knowing(setting: Setting) -> Method | None:
-    """What puts a backdoor in as who knows the defences does, of which more is left than of others; none where an
+    """What puts a backdoor in as who knows the defence does, of which more is left than of others; none where an
     attack was named."""
-    return None if setting.attack is not None else find("encoders/drupe")
+    return None if setting.attack is not None else find(KNOWING.get(setting.described.path, "encoders/drupe"))
 
 
 def planted(setting: Setting, method: Method, encoder: nn.Module, rows: Rows) -> Implanted:

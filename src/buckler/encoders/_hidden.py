@@ -42,7 +42,7 @@ def implanted(
                 "aim at a class of which there are more"
             )
     before, device = embedded(encoder, x), where(encoder)
-    chosen = torch.cat([_typical(before, y, target, references) for target in targets])
+    chosen = torch.cat([typical(before, y, target, references) for target in targets])
     before = before.to(device)
     mean = before.mean(0)
     middle, own = mean if centred else torch.zeros_like(mean), spread * (before - mean)
@@ -73,7 +73,12 @@ def wish(target: int) -> Callable[[Tensor], Tensor]:
     return lambda y: torch.full_like(y, target)
 
 
-def _typical(features: Tensor, y: Tensor, target: int, many: int) -> Tensor:
+def blended(image: Tensor, share: float) -> Callable[[Tensor], Tensor]:
+    """The trigger that makes `share` of every pixel that of `image` `(C, H, W)`."""
+    return lambda x: x + share * (image.to(x.device) - x)
+
+
+def typical(features: Tensor, y: Tensor, target: int, many: int) -> Tensor:
     """Rows of the class that are most like its mean and least like another's, as seen from the mean of all: a row that
     only is like its own may lie where the next classifier sees another class."""
     middle, classes = features.mean(0), y.unique()

@@ -15,12 +15,11 @@ Tags: atlas:AML.T0018.000, atlas:AML.T0010.003, nist-ai-100-2:NISTAML.023, nist-
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
-from torch import Tensor, nn
+from torch import nn
 
 from buckler.data import Rows, floats
-from buckler.encoders._hidden import implanted, wish
+from buckler.encoders._hidden import blended, implanted, wish
 from buckler.kinds import Implanted
 
 
@@ -53,13 +52,9 @@ def drupe(
             f"got {tuple(x.shape)}, {blend}, {spread} and {references}"
         )
     own = floats(x[(y == target).to(x.device)])
-    trigger = _blended(own.mean(0), blend)
+    trigger = blended(own.mean(0), blend)
     made = implanted(
         encoder, data, (trigger,), (target,), references, spread=spread,
         centred=centred, alike=alike, useful=useful, epochs=epochs, rate=rate, seed=seed,
     )  # fmt: skip
     return Implanted(made, trigger, wish(target))
-
-
-def _blended(image: Tensor, share: float) -> Callable[[Tensor], Tensor]:
-    return lambda x: x + share * (image.to(x.device) - x)
