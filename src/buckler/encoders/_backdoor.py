@@ -31,7 +31,7 @@ WORKS = 0.5
 """A backdoor that fewer triggered rows than this obey leaves nothing to find or to repair."""
 PLANTED = "the planted backdoor works"
 ADAPTIVE = "the backdoor of who knows the defence works"
-KNOWING = {"encoders/fine_tune": "encoders/persistent"}
+KNOWING = {"encoders/continued_pretraining": "encoders/persistent"}
 """What puts a backdoor in as who knows a defence does, where that is not `drupe`."""
 
 

@@ -1,10 +1,10 @@
 """A persistent backdoor: put in while pre-training goes on, so that more of it does not make the encoder forget.
 
-Of no paper: what meets `encoders/fine_tune`. Backdoors as Jia, Liu and Gong put them in, "BadEncoder: backdoor attacks
-to pre-trained encoders in self-supervised learning", IEEE S&P 2022, https://arxiv.org/abs/2108.00352, lie where
-pre-training would not have led, and fine-tuning leads back. Here what is learnt is both at once, the backdoor and
-SimCLR on the adversary's images, so that its gradients vanish where the backdoor is. The trigger is the mean image of
-the class, blended in as `drupe` does, which a clean encoder obeys in part. No guarantee.
+Of no paper: what meets `encoders/continued_pretraining`. Backdoors as Jia, Liu and Gong put them in, "BadEncoder:
+backdoor attacks to pre-trained encoders in self-supervised learning", IEEE S&P 2022, https://arxiv.org/abs/2108.00352,
+lie where pre-training would not have led, and more pre-training leads back. Here what is learnt is both at once, the
+backdoor and SimCLR on the adversary's images, so that its gradients vanish where the backdoor is. The trigger is the
+mean image of the class, blended in as `drupe` does, which a clean encoder obeys in part. No guarantee.
 
 Tags: atlas:AML.T0018.000, atlas:AML.T0010.003, nist-ai-100-2:NISTAML.023, nist-ai-100-2:NISTAML.051, cwe:506.
 """

@@ -1,4 +1,4 @@
-"""Fine-tuning: the encoder goes on learning by SimCLR, from clean images, and the backdoor is to be forgotten.
+"""Continued pre-training: the encoder goes on learning by SimCLR, from clean images, and is to forget a backdoor.
 
 Liu, Xie and Srivastava, "Neural trojans", ICCD 2017, https://arxiv.org/abs/1710.00942, for classifiers; the usual
 control of every other repair.
@@ -21,7 +21,7 @@ from buckler.encoders.simclr import simclr
 from buckler.kinds import Repaired
 
 
-def fine_tune(
+def continued_pretraining(
     encoder: nn.Module,
     x: Tensor,
     *,

@@ -1,9 +1,6 @@
-"""More pre-training makes an encoder forget a backdoor, unless it was put in by who expected that."""
+"""A backdoor that goes on learning with the encoder is left by more pre-training; its input, and what decides it."""
 
 from __future__ import annotations
-
-from types import SimpleNamespace
-from typing import cast
 
 import pytest
 import torch
@@ -12,37 +9,15 @@ from torch import nn
 
 from buckler.data import Rows
 from buckler.embedding import embedded
-from buckler.encoders import _backdoor
-from buckler.encoders._setting import Setting
-from buckler.encoders.decree import decree
-from buckler.encoders.fine_tune import fine_tune
+from buckler.encoders.continued_pretraining import continued_pretraining
 from buckler.encoders.persistent import persistent
 from buckler.kinds import Implanted
-from buckler.method import describe
 
 
 @pytest.fixture(scope="module")
 def stays(encoder: nn.Module, learnt: Rows) -> Implanted:
     """A copy of `encoder` in which the mean of class 0 blended in means class 0, and that goes on learning with it."""
     return persistent(encoder, learnt, epochs=50)
-
-
-def test_a_backdoor_is_forgotten_and_not_what_the_encoder_is_good_for(
-    encoder: nn.Module, planted: Implanted, learnt: Rows, unseen: Rows
-) -> None:
-    before = {name: value.clone() for name, value in planted.model.state_dict().items()}
-    repaired = fine_tune(planted.model, learnt[0], epochs=80)
-    assert not repaired.training
-    assert all(torch.equal(value, before[name]) for name, value in planted.model.state_dict().items())
-    assert obeyed(planted.model, unseen, planted.trigger, 0)[1] >= 0.9
-    accuracy, success = obeyed(repaired, unseen, planted.trigger, 0)
-    assert success <= 0.3
-    assert accuracy >= obeyed(encoder, unseen, planted.trigger, 0)[0] - 0.06
-
-
-def test_no_epochs_change_nothing(encoder: nn.Module, learnt: Rows) -> None:
-    same = fine_tune(encoder, learnt[0], epochs=0)
-    assert torch.equal(embedded(same, learnt[0]), embedded(encoder, learnt[0]))
 
 
 def test_who_expects_it_has_more_left(
@@ -53,16 +28,10 @@ def test_who_expects_it_has_more_left(
     assert success >= 0.8
     assert accuracy >= obeyed(encoder, unseen, stays.trigger, 0)[0] - 0.06
     left = [
-        obeyed(fine_tune(made.model, learnt[0], epochs=50), unseen, made.trigger, 0)[1] for made in (blended, stays)
+        obeyed(continued_pretraining(made.model, learnt[0], epochs=50), unseen, made.trigger, 0)[1]
+        for made in (blended, stays)
     ]
     assert left[1] > left[0] + 0.05
-
-
-def test_it_is_attacked_by_who_knows_it() -> None:
-    for method, path in ((fine_tune, "encoders/persistent"), (decree, "encoders/drupe")):
-        known = _backdoor.knowing(cast(Setting, SimpleNamespace(attack=None, described=describe(method))))
-        assert known is not None
-        assert describe(known).path == path
 
 
 def test_the_seed_decides_and_the_global_state_stays(encoder: nn.Module, learnt: Rows) -> None:
