@@ -117,7 +117,7 @@ def _implanted(implants: Sequence[Trial], repairs: Sequence[Trial], command: str
         figures=tuple(_pictures(worst)),
         remedy="Pre-train the encoder yourself or take it from those you trust, inspect what others have trained, and "
         "repair it with images of your own.",
-        remedy_methods=("encoders/decree", "encoders/distill"),
+        remedy_methods=("encoders/decree", "encoders/continued_pretraining" if best is None else best.method),
         remedied={} if best is None else _remedied(best),
     )
     return resting(found, implants, worst, command, ASKED)
@@ -172,7 +172,7 @@ def _inspected(trials: Sequence[Trial], table: Mapping[str, Rule], command: str)
         | ({} if caught is None else {"backdoors found of who knows the inspection": caught}),
         figures=tuple(_triggers(shown)),
         remedy="Do not build on the encoder before this is explained; repair it, or pre-train another." if bad else "",
-        remedy_methods=("encoders/distill",) if bad else (),
+        remedy_methods=("encoders/continued_pretraining",) if bad else (),
     )
     return resting(found, trials, shown, command, ASKED)
 
