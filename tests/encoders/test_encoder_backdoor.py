@@ -237,6 +237,7 @@ def test_a_repair_is_worth_what_it_is_worth_against_who_knows_it(
     assert row.defence.endswith(f"attacked by who knows it (a clean encoder repaired alike: {spared})")
     assert f"(clean encoder: {e['control_success'].value:.1%})" in row.says
     assert f"leaves least: {e['adaptive_success'].value:.1%}, more than the" in verdicts.findings[0].claim
+    assert next(iter(verdicts.findings[0].estimates.values())) == e["adaptive_success"], "what a report shows first"
 
 
 @pytest.mark.usefixtures("both")

@@ -211,6 +211,7 @@ def _repaired(repairs: Sequence[Trial], command: str) -> Finding:
     e, who = best.estimates, _who(best)
     least = e[f"{who}success"].value, e[f"{who}spared_success"].value
     more = "more than" if e[f"{who}left"].low > 0 else "not surely more than"
+    worse_first = sorted(_tried(best), key=lambda by: by != who)
     found = Finding(
         id="encoders/backdoor/repair",
         title="What repairs leave of a backdoor in the encoder",
@@ -220,8 +221,8 @@ def _repaired(repairs: Sequence[Trial], command: str) -> Finding:
         f"{KNOWN[who]}{',' if who else ''} leaves least: {least[0]:.1%}, {more} the {least[1]:.1%} of a clean encoder "
         "repaired alike. Intervals are over rows, of one training each.",
         cell=CELL,
-        estimates={f"{SAYS}, repaired{KNOWN[by]}": e[f"{by}success"] for by in _tried(best)}
-        | {f"{BEYOND}{KNOWN[by]}": e[f"{by}left"] for by in _tried(best)}
+        estimates={f"{SAYS}, repaired{KNOWN[by]}": e[f"{by}success"] for by in worse_first}
+        | {f"{BEYOND}{KNOWN[by]}": e[f"{by}left"] for by in worse_first}
         | {SAYS: e["undefended_success"], "accuracy, repaired": e["correct"]}
         | {"the same on a clean encoder": e["control_success"], "what it costs a clean encoder": e["cost"]},
         figures=(
