@@ -32,7 +32,7 @@ DEFENCES = {
     "stopped_left": (
         "stopped_cost",
         f"stopping after {STOP:.0%} of the steps",
-        "Stop pre-training early: what single pairs say is learnt last.",
+        "Stop pre-training early: what single pairs say is learnt last. It does not help where many say the same.",
     ),
 }
 """By what is left of the effect: what that costs, the defence in a few words, and what to do."""
@@ -92,7 +92,7 @@ def _finding(worst: Trial, best: str, name: str, table: Mapping[str, Rule]) -> F
         f"named as wanted, and {known['clean_hit'].value:.1%} after clean pairs; by a linear probe learnt from clean "
         f"rows {known['probe_hit'].value:.1%}. Leaving out the {LEFT_OUT:.0%} that towers learnt from trusted pairs "
         f"find least alike leaves {known['sifted_hit'].value:.1%}, and stopping after {STOP:.0%} of the steps "
-        f"{known['stopped_hit'].value:.1%}."
+        f"{known['stopped_hit'].value:.1%}. Neither is attacked here by who knows it."
         + (" This decides nothing: there are too few inputs." if state == "not measured" else ""),
         cell=PROBLEMS[name.split("/")[1]][1],
         estimates={DIFFERENCES[key]: known[key] for key in APART}
