@@ -134,8 +134,9 @@ def test_a_label_that_the_trusted_towers_never_saw_is_unlike_every_image(learnt:
 
 def test_no_more_inputs_are_hunted_than_pairs_are_the_adversarys(subject: Subject) -> None:
     method = partial(pair_poisoning, goal="targeted")
-    trial = evaluate(method, subject, rows=60, encoder_steps=1, share=Share(0.02))
-    assert trial.estimates["hit"].n == 3
+    for share, many in ((0.007, 5), (0.02, 10)):  # of 150 pairs one, and three: one and two inputs at a time
+        trial = evaluate(method, subject, rows=60, encoder_steps=1, share=Share(share))
+        assert trial.estimates["hit"].n == many
 
 
 def test_without_rows_to_learn_from_it_is_skipped(subject: Subject) -> None:

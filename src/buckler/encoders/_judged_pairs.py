@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from buckler.encoders._paired import APART, COUNTED, LEFT_OUT, STOP
+from buckler.encoders._paired import APART, COUNTED, LEFT_OUT, STOP, TOGETHER
 from buckler.encoders._problems import PROBLEMS, Row
 from buckler.findings import Finding, NotMeasured, Rule, Severity, Verdicts, because, severity
 from buckler.judging import named, resting
@@ -81,7 +81,7 @@ def _finding(worst: Trial, best: str, name: str, table: Mapping[str, Rule]) -> F
     helps = state == "found" and known[best].high < effect.low
     hunted = worst.params["goal"] == "targeted"
     what = "hunted inputs" if hunted else "inputs with a small patch"
-    among = f", shared out among {known['hit'].n} inputs" if hunted else ""
+    among = f", for {TOGETHER} inputs at a time of {known['hit'].n}" if hunted else ""
     costs, _, remedy = DEFENCES[best]
     return Finding(
         id=name,
@@ -92,7 +92,7 @@ def _finding(worst: Trial, best: str, name: str, table: Mapping[str, Rule]) -> F
         f"named as wanted, and {known['clean_hit'].value:.1%} after clean pairs; by a linear probe learnt from clean "
         f"rows {known['probe_hit'].value:.1%}. Leaving out the {LEFT_OUT:.0%} that towers learnt from trusted pairs "
         f"find least alike leaves {known['sifted_hit'].value:.1%}, and stopping after {STOP:.0%} of the steps "
-        f"{known['stopped_hit'].value:.1%}. Neither is attacked here by who knows it."
+        f"{known['stopped_hit'].value:.1%}."
         + (" This decides nothing: there are too few inputs." if state == "not measured" else ""),
         cell=PROBLEMS[name.split("/")[1]][1],
         estimates={DIFFERENCES[key]: known[key] for key in APART}

@@ -27,8 +27,9 @@ from buckler.nets import where
 from buckler.threat import Share, Threat
 from buckler.trial import Check, Trial
 
-TARGETS, PREY = 2, 20
-"""Classes that a backdoor is tried for, and inputs that are hunted."""
+TARGETS, HUNTS, TOGETHER = 2, 5, 2
+"""Classes that a backdoor is tried for; how often inputs are hunted, and how many at once: pairs that are shared out
+among more say less of each, and a defender who stops early, or leaves pairs out, would seem better than they are."""
 LEFT_OUT = 0.15
 """The share of the pairs that a defender leaves out, whatever is an adversary's."""
 STOP = 0.3
@@ -138,11 +139,15 @@ def _cases(setting: Setting, seen: Scene, share: Share) -> Iterator[tuple[Poison
     draw, many = torch.Generator().manual_seed(setting.seed), int(learnt[1].max()) + 1
     given = {"seed": setting.seed} if setting.left_open("seed") else {}
     if setting.described.params["goal"] == "targeted":
-        order = torch.randperm(len(y), generator=draw)[: min(PREY, max(1, share.of(len(learnt[1]))))]
-        wanted = (y[order] + torch.randint(1, many, (len(order),), generator=draw)) % many
-        more = {"prey": (x[order], wanted)} if setting.left_open("prey") else {}
-        poisoned = cast(Poisoned, _run(setting, learnt, {"share": share} | given | more))
-        yield poisoned, *cast(Rows, poisoned.prey)
+        if not setting.left_open("prey"):
+            poisoned = cast(Poisoned, _run(setting, learnt, {"share": share} | given))
+            yield poisoned, *cast(Rows, poisoned.prey)
+            return
+        each = max(1, min(TOGETHER, share.of(len(learnt[1]))))
+        for order in torch.randperm(len(y), generator=draw)[: HUNTS * each].split(each):
+            wanted = (y[order] + torch.randint(1, many, (len(order),), generator=draw)) % many
+            poisoned = cast(Poisoned, _run(setting, learnt, {"share": share, "prey": (x[order], wanted)} | given))
+            yield poisoned, *cast(Rows, poisoned.prey)
         return
     open_target = bool(setting.left_open("target"))
     targets = torch.randperm(many, generator=draw)[:TARGETS].tolist() if open_target else [None]
