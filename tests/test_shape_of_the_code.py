@@ -32,7 +32,7 @@ MAY_REACH_OUT = {"data", "endpoint"}
 LAYERS = (
     {"__init__"},
     {"threat", "stats", "dice", "catalog", "pictures", "claims"},
-    {"target", "data", "nets", "augment", "endpoint", "flags"},
+    {"target", "data", "nets", "augment", "endpoint", "flags", "graph"},
     {"kinds", "touch", "train", "trial"},
     {"method", "combine", "contract", "findings", "embedding", "accountant", "private", "watching"},
     {"imported", "weights", "huggingface", "pretrained"},

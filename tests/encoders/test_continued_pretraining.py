@@ -15,6 +15,7 @@ from buckler.encoders import _backdoor
 from buckler.encoders._setting import Setting
 from buckler.encoders.continued_pretraining import continued_pretraining
 from buckler.encoders.decree import decree
+from buckler.encoders.fine_pruning import fine_pruning
 from buckler.kinds import Implanted
 from buckler.method import describe
 
@@ -38,7 +39,12 @@ def test_no_epochs_change_nothing(encoder: nn.Module, learnt: Rows) -> None:
 
 
 def test_it_is_attacked_by_who_knows_it() -> None:
-    for method, path in ((continued_pretraining, "encoders/persistent"), (decree, "encoders/drupe")):
+    for method, path, knobs in (
+        (continued_pretraining, "encoders/persistent", {"alike": None}),
+        (fine_pruning, "encoders/persistent", {"alike": describe(fine_pruning).params["alike"]}),
+        (decree, "encoders/drupe", {}),
+    ):
         known = _backdoor.knowing(cast(Setting, SimpleNamespace(attack=None, described=describe(method))))
         assert known is not None
         assert describe(known).path == path
+        assert describe(known).params.items() >= knobs.items()

@@ -62,8 +62,8 @@ def test_a_channel_that_sleeps_on_clean_rows_is_removed_with_its_backdoor() -> N
 
 def test_activations_are_means_after_the_nonlinearity() -> None:
     model, (x, _) = trained()
-    body, layers = _last_map(model, x[:2])
-    assert layers == [model.second]
+    body, (layers, many) = _last_map(model, x[:2])
+    assert (layers, many) == ([model.second], 16)
     total = torch.zeros(16)
     with torch.no_grad():
         for row in x[:30]:
@@ -97,7 +97,7 @@ def test_a_larger_budget_prunes_more() -> None:
 
 def test_what_is_removed_from_a_residual_network_stays_removed() -> None:
     model, clean = trained(residual=True)
-    assert set(_last_map(model.eval(), clean[0][:2])[1]) == {
+    assert set(_last_map(model.eval(), clean[0][:2])[1].layers) == {
         model.stages[1].conv2,
         model.stages[1].norm2,
         *model.stages[1].shortcut,

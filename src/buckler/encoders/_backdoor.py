@@ -11,6 +11,7 @@ import copy
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import cast
 
 import torch
@@ -31,8 +32,11 @@ WORKS = 0.5
 """A backdoor that fewer triggered rows than this obey leaves nothing to find or to repair."""
 PLANTED = "the planted backdoor works"
 ADAPTIVE = "the backdoor of who knows the defence works"
-KNOWING = {"encoders/continued_pretraining": "encoders/persistent"}
-"""What puts a backdoor in as who knows a defence does, where that is not `drupe`."""
+KNOWING: Mapping[str, tuple[str, dict[str, object]]] = {
+    "encoders/continued_pretraining": ("encoders/persistent", {}),
+    "encoders/fine_pruning": ("encoders/persistent", {"alike": 0.6}),
+}
+"""What puts a backdoor in as who knows a defence does, and how, where that is not `drupe`."""
 
 
 def staged(setting: Setting) -> tuple[Scene, Rows]:
@@ -56,7 +60,8 @@ def attack_of(setting: Setting) -> Method:
 def knowing(setting: Setting) -> Method | None:
     """What puts a backdoor in as who knows the defence does, of which more is left than of others; none where an
     attack was named."""
-    return None if setting.attack is not None else find(KNOWING.get(setting.described.path, "encoders/drupe"))
+    path, knobs = KNOWING.get(setting.described.path, ("encoders/drupe", {}))
+    return None if setting.attack is not None else partial(find(path), **knobs) if knobs else find(path)
 
 
 def planted(setting: Setting, method: Method, encoder: nn.Module, rows: Rows) -> Implanted:

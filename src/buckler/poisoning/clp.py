@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from buckler.data import Rows
+from buckler.graph import convolved, traced
 from buckler.kinds import Repaired
-from buckler.poisoning._graph import convolved, traced
 
 
 def clp(model: nn.Module, clean: Rows, *, deviations: float = 3.0) -> Repaired:

@@ -18,16 +18,15 @@ import copy
 from typing import cast
 
 import torch
-from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp, TensorMetadata
+from torch import Tensor, nn
 
 from buckler.data import Rows, batches, floats, raw, split
+from buckler.graph import Channels, layer, maps, returning, silenced, sleepers, traced, writers
 from buckler.kinds import Repaired
-from buckler.poisoning._graph import layer, traced
 from buckler.poisoning._look import BATCH, accuracy, outputs, where
 from buckler.poisoning._touch import classes
 from buckler.target import frozen
-from buckler.train import cross_entropy, fit
+from buckler.train import fit
 
 
 def fine_prune(
@@ -59,61 +58,25 @@ def fine_prune(
     repaired = copy.deepcopy(model).eval()
     checked, rest = cast("tuple[Rows, Rows]", split((x, y), held, seed=seed))
     with torch.no_grad(), frozen(repaired):
-        body, layers = _last_map(repaired, floats(x[:2].to(where(repaired))))
+        body, channels = _last_map(repaired, floats(x[:2].to(where(repaired))))
         order = _activation(body, repaired, rest).argsort()
-        sleepers = _sleepers(repaired, checked, layers, order, budget)
-        _silence(layers, sleepers)
-
-    def held_silent(moving: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-        with torch.no_grad():
-            _silence(layers, sleepers)
-        return cross_entropy(moving, inputs, labels)
-
-    fit(repaired, (x, y), loss=held_silent, epochs=epochs, batch=batch, rate=rate, seed=seed)
-    with torch.no_grad():
-        _silence(layers, sleepers)
+        enough = accuracy(repaired, checked) - budget
+        asleep = sleepers([channels], order, lambda: accuracy(repaired, checked), enough)
+    with silenced([channels], asleep):
+        fit(repaired, (x, y), epochs=epochs, batch=batch, rate=rate, seed=seed)
     return repaired
 
 
-def _last_map(model: nn.Module, sample: Tensor) -> tuple[fx.GraphModule, list[nn.Module]]:
-    """The graph from the input to the last feature map that a layer reads, and the layers that write its channels."""
+def _last_map(model: nn.Module, sample: Tensor) -> tuple[nn.Module, Channels]:
+    """The graph from the input to the last feature map that a layer reads, and its channels."""
     graph = traced(model)
-    ShapeProp(graph).propagate(sample)
-    nodes = list(graph.graph.nodes)
+    found, nodes = maps(graph, sample), list(graph.graph.nodes)
     readers = [i for i, node in enumerate(nodes) if isinstance(layer(graph, node), nn.Linear | nn.Conv2d)]
-    maps = [node for node in nodes[: max(readers, default=0)] if len(_shape(node)) == 4 and node.op != "placeholder"]
-    layers = _writers(graph, maps[-1]) if maps else []
-    if not layers:
+    read = [node for node in found if node in nodes[: max(readers, default=0)]]
+    channels = writers(graph, read[-1]) if read else Channels([], 0)
+    if not channels.layers:
         raise ValueError("expected a model whose last layer reads what convolutions write, got none: nothing to prune")
-    output = next(node for node in nodes if node.op == "output")
-    output.args = (maps[-1],)
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
-    return graph, layers
-
-
-def _shape(node: fx.Node) -> tuple[int, ...]:
-    found = node.meta.get("tensor_meta")
-    return tuple(found.shape) if isinstance(found, TensorMetadata) else ()
-
-
-def _writers(graph: fx.GraphModule, last: fx.Node) -> list[nn.Module]:
-    """The convolutions whose channels are those of `last`, up to additions and what acts channel by channel, and the
-    batch norms in between."""
-    many, ahead = _shape(last)[1], [last]
-    found: list[nn.Module] = []
-    seen: set[fx.Node] = set()
-    while ahead:
-        node = ahead.pop()
-        if node in seen or len(_shape(node)) != 4 or _shape(node)[1] != many:
-            continue
-        seen.add(node)
-        module = layer(graph, node)
-        if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
-            found.append(module)
-        if not isinstance(module, nn.Conv2d):
-            ahead += node.all_input_nodes
-    return found
+    return returning(graph, read[-1]), channels
 
 
 def _activation(body: nn.Module, model: nn.Module, data: Rows) -> Tensor:
@@ -123,27 +86,3 @@ def _activation(body: nn.Module, model: nn.Module, data: Rows) -> Tensor:
         total = total + body(x.to(where(model))).mean((2, 3)).sum(0).cpu()
         rows += len(x)
     return total / rows
-
-
-def _sleepers(model: nn.Module, data: Rows, layers: list[nn.Module], order: Tensor, budget: float) -> Tensor:
-    """The first channels of `order`, as many as accuracy on `data` allows, by bisection."""
-    kept = [{name: value.clone() for name, value in module.state_dict().items()} for module in layers]
-
-    def without(many: int) -> float:
-        _silence(layers, order[:many])
-        right = accuracy(model, data)
-        for module, state in zip(layers, kept, strict=True):
-            module.load_state_dict(state)
-        return right
-
-    enough, low, high = without(0) - budget, 0, len(order)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if without(middle) >= enough else (low, middle)
-    return order[:low]
-
-
-def _silence(layers: list[nn.Module], channels: Tensor) -> None:
-    for module in layers:
-        for parameter in module.parameters(recurse=False):
-            parameter[channels.to(parameter.device)] = 0
