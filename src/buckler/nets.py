@@ -93,6 +93,65 @@ def encoder(
     return nn.Sequential(body.stem, body.stages, nn.AdaptiveAvgPool2d(pool), nn.Flatten())
 
 
+class TransformerBlock(nn.Module):
+    """Attention between tokens `(B, T, D)`, then two linear layers for each; norms first, and shortcuts around both."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.mixed, self.joined = nn.LayerNorm(width), nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.norm2, self.up, self.down = nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def attended(self, tokens: Tensor, there: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The tokens behind the attention, and how each of them is attended to by each, a mean over heads `(B, T, T)`.
+
+        Only those that are `there` `(B, T)` are attended to.
+        """
+        many, length, width = tokens.shape
+        mixed = self.mixed(self.norm1(tokens)).view(many, length, 3, self.heads, width // self.heads)
+        query, key, value = mixed.permute(2, 0, 3, 1, 4)
+        scores = query @ key.transpose(2, 3) / (width // self.heads) ** 0.5
+        if there is not None:
+            scores = scores.masked_fill(~there[:, None, None], -torch.inf)
+        looks = scores.softmax(3)
+        out = (looks @ value).transpose(1, 2).reshape(many, length, width)
+        return tokens + self.joined(out), looks.mean(1)
+
+    def fed(self, tokens: Tensor) -> Tensor:
+        return tokens + self.down(F.gelu(self.up(self.norm2(tokens))))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.fed(self.attended(tokens)[0])
+
+
+class VisionTransformer(nn.Module):
+    """A small encoder of images as tokens (Dosovitskiy et al., ICLR 2021, https://arxiv.org/abs/2010.11929): each
+    `patch` x `patch` pixels are a token, and one more gathers the features `(B, width)`.
+
+    The default, for 8 x 8 pixels, has 17 tokens and 202,000 parameters. The sides of images are multiples of `patch`.
+    """
+
+    def __init__(
+        self, *, channels: int = 1, side: int = 8, patch: int = 2, width: int = 64, depth: int = 4, heads: int = 4
+    ) -> None:
+        super().__init__()
+        if side % patch or width % heads:
+            raise ValueError(f"expected sides of whole patches and whole heads, got {side}/{patch} and {width}/{heads}")
+        self.patches = nn.Conv2d(channels, width, patch, patch)
+        self.gathers = nn.Parameter(torch.zeros(1, 1, width))
+        self.places = nn.Parameter(0.02 * torch.randn(1, (side // patch) ** 2 + 1, width))
+        self.blocks = nn.Sequential(*(TransformerBlock(width, heads) for _ in range(depth)))
+        self.norm = nn.LayerNorm(width)
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """What the first block is given, `(B, T, width)`: the token that gathers, and one for each patch."""
+        seen = self.patches(x).flatten(2).transpose(1, 2)
+        return torch.cat([self.gathers.expand(len(x), -1, -1), seen], 1) + self.places
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.blocks(self.tokens(x))[:, 0])
+
+
 class LinearModel(nn.Module):
     """Logits `W x + b` of the flattened input: the distance to every decision boundary has a closed form."""
 

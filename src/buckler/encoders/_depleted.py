@@ -1,6 +1,7 @@
-"""How much work a query can be made to take: by a dense encoder, by hardware that skips zeros, and by early exits.
+"""How much work a query can be made to take: of a dense encoder, by hardware that skips zeros, and where an encoder
+leaves early or drops tokens.
 
-An encoder of the subject's is given exits for this. What is learnt above it stays as it is, so that leaving early shows
+An encoder of the subject's is served so for this. What is learnt above it stays as it is, so that leaving early shows
 in accuracy too.
 """
 
@@ -15,11 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from buckler import stats
-from buckler.data import floats
+from buckler.data import Rows, floats
 from buckler.embedding import embedded, probe
-from buckler.encoders._early_exit import EarlyExit, busy, early_exit, in_blocks, products
+from buckler.encoders._adaptive import Adaptive, adaptive
+from buckler.encoders._early_exit import busy, products
 from buckler.encoders._scene import refusal, scene
 from buckler.encoders._setting import Setting
+from buckler.encoders._token_pruning import TokenPruned
 from buckler.evaluation import skipped
 from buckler.threat import Ball, Threat
 from buckler.trial import Check, Trial
@@ -53,10 +56,11 @@ def sponged(setting: Setting) -> Trial:
     limit = busy(encoder, floats(seen.spare[0]).to(x)).quantile(HONEST)
     evidence |= {f"{name}refused": evidence[f"{name}busy"] > limit.cpu() for name in ("", "sponge_")}
     setting.told(0.6)
-    if len(in_blocks(encoder)) >= 4:
-        served = early_exit(encoder, seen.spare[0])
-        soaked = _checked(_run(setting, served, x, {"ball": ball}), x, ball)
-        evidence |= _four(served.spent, "spent", x, noise, junk, soaked)
+    served = adaptive(encoder, seen.spare[0])
+    which = "busy" if served is None else "pruned" if isinstance(served, TokenPruned) else "spent"
+    if served is not None:
+        soaked = _checked(_run(setting, cast(nn.Module, served), x, {"ball": ball}), x, ball)
+        evidence |= _four(served.spent, which, x, noise, junk, soaked)
         evidence |= _guarded(served, seen.spare, (x, seen.test[1]), soaked, encoder)
     found = {
         name: stats.share(value, name)
@@ -66,7 +70,6 @@ def sponged(setting: Setting) -> Trial:
         else stats.difference(value, name)
         for name, value in evidence.items()
     }
-    which = "spent" if "spent" in evidence else "busy"
     more = found[f"{which}_over_noise"]
     says = f"A sponge costs {more.value:.3f} more than noise of the same size, where the encoder alone costs 1."
     return replace(
@@ -88,10 +91,8 @@ def flooded(setting: Setting) -> Trial:
     encoder, x = cast(nn.Module, seen.encoder), floats(seen.test[0]).to(setting.device)
     if x.ndim != 4:
         return skipped(blank, f"{setting.described.path} is tried on images, and the test rows are none")
-    stops = len(in_blocks(encoder)) >= 4
-    readings = cast(
-        "dict[str, Tensor]", _run(setting, early_exit(encoder, seen.spare[0]) if stops else encoder, x, {"ball": ball})
-    )
+    served = cast(nn.Module, adaptive(encoder, seen.spare[0]) or encoder)
+    readings = cast("dict[str, Tensor]", _run(setting, served, x, {"ball": ball}))
     for name, value in readings.items():
         if value.shape != (len(x),) or not bool(((value >= 0) & (value <= 1 + 1e-6)).all()):
             raise ValueError(f"expected a share for each of {len(x)} queries, got {name} of {tuple(value.shape)}")
@@ -160,26 +161,23 @@ def _times(most: Tensor, own: Tensor) -> Tensor:
     return most / middle - (own - middle) * most.mean() / middle**2
 
 
-def _guarded(
-    served: EarlyExit, spare: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], soaked: Tensor, encoder: nn.Module
-) -> dict[str, Tensor]:
-    """Under a cap, the costliest exit that an honest query in the mean can pay for: what sponges cost, and how often a
-    probe above the encoder is right, of which `full_` is without exits and `exit_` without the cap."""
+def _guarded(served: Adaptive, spare: Rows, test: Rows, soaked: Tensor, encoder: nn.Module) -> dict[str, Tensor]:
+    """Under a cap, what an honest query can pay for in the mean: what sponges cost, and how often a probe above the
+    encoder is right, of which `full_` is of the plain encoder and `exit_` without the cap."""
     x, y = test
     above = probe(embedded(encoder, spare[0]), spare[1], classes=int(torch.cat([spare[1], y]).max()) + 1)
 
     def right(model: nn.Module) -> Tensor:
         return above(embedded(model, x)).argmax(1) == y
 
-    found = {"full_correct": right(encoder), "exit_correct": right(served)}
+    model = cast(nn.Module, served)
+    found = {"full_correct": right(encoder), "exit_correct": right(model)}
     with torch.no_grad():
-        own, before = served.spent(x).cpu(), served.most
-        usual = float(served.spent(floats(spare[0]).to(x)).mean())
-    served.most = max(2, int((served.costs <= usual).sum()))
-    found["capped_correct"] = right(served)
-    with torch.no_grad():
-        found["capped_factor"] = _times(served.spent(soaked).cpu(), own)
-    served.most = before
+        own = served.spent(x).cpu()
+    with served.capped(floats(spare[0]).to(x)):
+        found["capped_correct"] = right(model)
+        with torch.no_grad():
+            found["capped_factor"] = _times(served.spent(soaked).cpu(), own)
     found["cap_cost"] = found["capped_correct"].int() - found["exit_correct"].int()
     found["exit_cost"] = found["exit_correct"].int() - found["full_correct"].int()
     return found

@@ -20,6 +20,9 @@ from buckler.nets import where
 from buckler.target import frozen
 from buckler.train import started
 
+WITHIN = 0.05
+"""By how much less than the threshold two exits are to agree."""
+
 
 class Work(NamedTuple):
     """What a layer did for a batch: `products` for each of the rows that it was given, which may be several for an
@@ -108,6 +111,23 @@ class EarlyExit(nn.Module):
     def spent(self, x: Tensor) -> Tensor:
         """What each row costs, where the encoder alone costs 1: `(B,)`."""
         return self.costs[self.left(x)]
+
+    def pressure(self, x: Tensor) -> Tensor:
+        """What grows with the cost, and has a slope: how far exits are from agreeing, `(B,)`."""
+        return -F.relu(self.agreement(x) - (self.threshold - WITHIN)).sum(0)
+
+    @contextmanager
+    def capped(self, x: Tensor) -> Generator[None, None, None]:
+        """Inside the block no query goes further than one of `x` `(N, C, H, W)` can pay for in the mean, nor stops
+        before the second block."""
+        before = self.most
+        with torch.no_grad(), frozen(self):
+            usual = float(torch.cat([self.spent(part) for part in x.split(512)]).mean())
+        self.most = max(2, int((self.costs <= usual).sum()))
+        try:
+            yield
+        finally:
+            self.most = before
 
     def forward(self, x: Tensor) -> Tensor:
         said = self.foreseen(x)

@@ -16,11 +16,16 @@ FORCED, REFUSED = "encoders.work_forced", "encoders.honest_refused"
 ASKED = ("rows", "train_rows", "encoder_steps", "ball")
 COSTS = {
     "spent_factor": "work of a sponge where the encoder may leave early, times an honest query's",
+    "pruned_factor": "work of a sponge where the encoder drops tokens, times an honest query's",
     "capped_factor": "the same under a cap",
     "spent": "work of an honest query, where the encoder without exits does 1",
     "noise_spent": "work of an honest query with noise of the size of the limit",
     "junk_spent": "work of random pixels",
     "sponge_spent": "work of sponges",
+    "pruned": "work of an honest query, where the encoder that keeps all tokens does 1",
+    "noise_pruned": "work of an honest query with noise of the size of the limit, with tokens dropped",
+    "junk_pruned": "work of random pixels, with tokens dropped",
+    "sponge_pruned": "work of sponges, with tokens dropped",
     "busy_factor": "work of a sponge where products by zero are skipped, times an honest query's",
     "busy": "share of products that are not by zero, honest queries",
     "noise_busy": "share of products that are not by zero, with noise",
@@ -29,11 +34,17 @@ COSTS = {
     "sponge_refused": "sponges that are busier than 99 % of honest queries",
     "refused": "honest queries that a cut-off there refuses",
     "dense": "work of a sponge, times an honest query's, by the encoder as it is",
-    "full_correct": "accuracy of a linear probe without exits",
-    "exit_correct": "the same with exits",
-    "capped_correct": "the same with exits and a cap",
+    "full_correct": "accuracy of a linear probe above the encoder as it is",
+    "exit_correct": "the same, served so that it does less",
+    "capped_correct": "the same with a cap",
     "cap_cost": "rows answered rightly more with the cap than without",
 }
+SERVED = {
+    "spent": ("with early exits", "a cap on the exits"),
+    "pruned": ("with token pruning", "a cap on the tokens"),
+    "busy": ("on hardware that skips zeros", ""),
+}
+"""How an encoder is served that does less for some inputs, and what defends it."""
 FLOODS = {
     "refused": "honest queries refused because of a flood of sponges",
     "quiet": "honest queries answered without a flood",
@@ -66,7 +77,7 @@ def of_depletion(trials: Sequence[Trial], table: Mapping[str, Rule], command: st
 def _effect(trial: Trial) -> tuple[str, Estimate]:
     """How the encoder is served where sponges cost most, and the factor there."""
     known = trial.estimates
-    ways = [way for way in ("spent", "busy") if f"{way}_factor" in known]
+    ways = [way for way in SERVED if f"{way}_factor" in known]
     way = max(ways, key=lambda way: known[f"{way}_factor"].low)
     return way, known[f"{way}_factor"]
 
@@ -76,7 +87,7 @@ def _of_sponges(trial: Trial, table: Mapping[str, Rule]) -> Finding:
     way, factor = _effect(trial)
     level = severity(FORCED, factor, table)
     state = "clear" if level == Severity.info else "found" if factor.low > 1 else "not measured"
-    served = "with early exits" if way == "spent" else "on hardware that skips zeros"
+    served = SERVED[way][0]
     noise, junk = known[f"noise_{way}"].value / known[way].value, known[f"junk_{way}"].value / known[way].value
     dense = known["dense"]
     same = "As it is, the encoder does the same work for every input: there is nothing to deplete per query."
@@ -155,16 +166,16 @@ def _of_floods(trial: Trial, table: Mapping[str, Rule]) -> Finding:
 def _row(trial: Trial) -> Row:
     known = trial.estimates
     way, factor = _effect(trial)
-    served = "early exits" if way == "spent" else "zeros skipped"
-    capped = way == "spent"
+    served, defence = SERVED[way]
+    capped = way != "busy"
     return Row(
         problem="depletion",
         attack=named(trial),
-        says=f"work of an honest query, with {served}, times (the encoder as it is: {known['dense'].value:.3g})",
+        says=f"work of an honest query, {served}, times (the encoder as it is: {known['dense'].value:.3g})",
         effect=factor,
         before=known.get("full_correct"),
         after=known.get("exit_correct"),
-        defence="a cap on the exits" if capped else "",
+        defence=defence,
         left=known["capped_factor"] if capped else None,
         costs=known["cap_cost"] if capped else None,
     )

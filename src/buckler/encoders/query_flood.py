@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from buckler.encoders._early_exit import EarlyExit
+from buckler.encoders._adaptive import Adaptive
 from buckler.encoders.sponge import sponge
 from buckler.kinds import Readings
 from buckler.target import frozen
@@ -43,10 +43,10 @@ def query_flood(
 
     `honest` clients ask once a second each, in the mean, and keep the service busy for the share `load` of its time;
     `bots` ask `flood` times as much together. What would wait for more than `wait` seconds is refused, and, under
-    limits, what a client asks beyond `rate` a second and a `burst`. `model` that is an `EarlyExit` costs what an input
+    limits, what a client asks beyond `rate` a second and a `burst`. `model` that is `Adaptive` costs what an input
     makes it: sponges are made of `x` within `ball`. Readings: `quiet` and `limited_quiet` without flood; `flooded` by
-    copies of honest queries; `sponged` by sponges; and by sponges again, `capped` where the service stops behind the
-    second block, `limited` with limits, and `many_names` with limits against a name for each flooding query. A
+    copies of honest queries; `sponged` by sponges; and by sponges again, `capped` where no query may cost more than the
+    cheapest honest one, `limited` with limits, and `many_names` with limits against a name for each flooding query. A
     `ValueError` for a load that is not between 0 and 1, or clients or a flood that are none.
     """
     if not 0 < load < 1 or min(honest, bots, runs) < 1 or min(flood, wait, rate, burst) <= 0:
@@ -56,9 +56,8 @@ def query_flood(
         )
     plain, worst = _costs(model, x), _costs(model, x)
     capped, capped_worst = plain, plain
-    if isinstance(model, EarlyExit):
-        worst = _costs(model, sponge(model, x, ball=ball, steps=20, seed=seed))
-        low = float(model.costs[1])
+    if isinstance(model, Adaptive):
+        worst, low = _costs(model, sponge(model, x, ball=ball, steps=20, seed=seed)), min(plain)
         capped, capped_worst = [min(one, low) for one in plain], [min(one, low) for one in worst]
     many, extra, draw = len(plain), round(flood * len(plain)), torch.Generator().manual_seed(seed)
     pace = honest * sum(plain) / many / load
@@ -113,4 +112,4 @@ def _served(
 def _costs(model: nn.Module, x: Tensor) -> list[float]:
     """What each query costs; of an encoder that never stops early all cost the same."""
     with torch.no_grad(), frozen(model):
-        return model.spent(x).tolist() if isinstance(model, EarlyExit) else [1.0] * len(x)
+        return model.spent(x).tolist() if isinstance(model, Adaptive) else [1.0] * len(x)

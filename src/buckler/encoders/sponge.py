@@ -4,8 +4,10 @@ Shumailov, Zhao, Bates, Papernot, Mullins and Anderson, "Sponge examples: energy
 EuroS&P 2021, https://arxiv.org/abs/2006.03463.
 
 Differs from the paper: gradient steps on how many units are on, through a sigmoid, instead of on norms of activations,
-as a unit that is off has no gradient; for an encoder that may stop early, on how far its exits disagree. Of all steps
-the costliest input counts. What is counted is multiplications, not seconds or joules.
+as a unit that is off has no gradient; for an encoder that may stop early, on how far its exits disagree; for a vision
+transformer that drops tokens, on the attention that the dropped ones lack (after Navaneet, Koohpayegani, Sleiman and
+Pirsiavash, "SlowFormer", CVPR 2024, https://arxiv.org/abs/2310.02544, who use a patch). Of all steps the costliest
+input counts. What is counted is multiplications, not seconds or joules.
 
 Tags: atlas:AML.T0029, atlas:AML.T0034.001, nist-ai-100-2:NISTAML.014.
 """
@@ -14,23 +16,20 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from buckler.encoders._early_exit import EarlyExit, busy
+from buckler.encoders._adaptive import Adaptive
+from buckler.encoders._early_exit import busy
 from buckler.kinds import Perturbed
 from buckler.target import frozen
 from buckler.threat import Ball
-
-WITHIN = 0.05
-"""By how much less than the threshold two exits are to agree."""
 
 
 def sponge(model: nn.Module, x: Tensor, *, ball: Ball, steps: int = 40, seed: int = 0) -> Perturbed:
     """Inputs `(B, C, H, W)` in `ball` around `x`, in [0, 1], that cost `model` as much as they can be made to.
 
-    `model` is an encoder, whose cost is the share of multiplications that is not by zero, or an `EarlyExit`, whose cost
-    is how far a query gets. Starts at random in the ball and takes `steps` signed steps of decreasing size. A
-    `ValueError` for no steps.
+    `model` is an encoder, whose cost is the share of multiplications that is not by zero, or one that does more work
+    for some inputs than for others (`Adaptive`: early exits, token pruning), whose cost is that work. Starts at random
+    in the ball and takes `steps` signed steps of decreasing size. A `ValueError` for no steps.
     """
     if steps < 1:
         raise ValueError(f"expected at least one step, got {steps}")
@@ -51,13 +50,13 @@ def sponge(model: nn.Module, x: Tensor, *, ball: Ball, steps: int = 40, seed: in
 
 def _cost(model: nn.Module, x: Tensor) -> Tensor:
     with torch.no_grad(), frozen(model):
-        return model.spent(x) if isinstance(model, EarlyExit) else busy(model, x)
+        return model.spent(x) if isinstance(model, Adaptive) else busy(model, x)
 
 
 def _pressure(model: nn.Module, x: Tensor) -> Tensor:
     """What grows with the cost, and has a slope: `(B,)`."""
-    if isinstance(model, EarlyExit):
-        return -F.relu(model.agreement(x) - (model.threshold - WITHIN)).sum(0)
+    if isinstance(model, Adaptive):
+        return model.pressure(x)
     norms = [part for part in model.modules() if isinstance(part, nn.BatchNorm2d | nn.BatchNorm1d | nn.GroupNorm)]
     layers = norms or [part for part in model.modules() if isinstance(part, nn.Conv2d | nn.Linear)]
     on = list[Tensor]()
