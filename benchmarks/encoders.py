@@ -5,11 +5,12 @@
 `throughput` pre-trains the same network by SimCLR for as many steps by a `DataLoader` that makes views of one image at
 a time with PIL, written as lean as it can be, and with torchvision's transforms where torchvision is installed, each
 with two workers and with none, and by the library, in turn, with torch's own number of threads; rows a second, and how
-many times as fast, are medians of nine rounds. `worth` is what probes above
-encoders of half of `--rows` rows of Fashion-MNIST get right, and `attacks` what attacks and defences do to them, for
-every seed. `overtrained` asks who was learnt from, of encoders that saw few digits often. `detection` is DECREE on ten
-encoders of digits without and with a backdoor, of seeds that nothing was chosen on, and `audit` the whole plan on the
-digits demo. What was found is written to benchmarks/results/encoders.json after every seed.
+many times as fast, are medians of nine rounds. `worth` is what probes above encoders of half of `--rows` rows of
+Fashion-MNIST get right, and `attacks` what attacks and defences do to them, for every seed. `overtrained` asks who was
+learnt from, of encoders that saw few digits often. `repairs` is what more pre-training leaves of backdoors in the
+demo's encoder, `tokens` what sponges cost a vision transformer that drops tokens. `detection` is DECREE on ten encoders
+of digits without and with a backdoor, of seeds that nothing was chosen on, and `audit` the whole plan on the digits
+demo. What was found is written to benchmarks/results/encoders.json after every seed.
 """
 
 from __future__ import annotations
@@ -39,14 +40,14 @@ from buckler.data import Rows, fashion_mnist, raw
 from buckler.encoders._contrast import contrast, headed, views
 from buckler.encoders.evaluate import evaluate
 from buckler.encoders.simclr import simclr
-from buckler.nets import encoder
+from buckler.nets import VisionTransformer, encoder
 from buckler.subject import Subject, demo
-from buckler.threat import Share
+from buckler.threat import Ball, Share
 
 RESULTS = Path(__file__).parent / "results" / "encoders.json"
 NOTE = "shared cores: ratios within a case count, not seconds"
 ROUNDS, BATCH = 9, 128
-PARTS = "throughput,worth,attacks,overtrained,detection,audit"
+PARTS = "throughput,worth,attacks,overtrained,repairs,tokens,detection,audit"
 Case = tuple[str, dict[str, Any], dict[str, Any]]
 """The path of a method, its knobs, and what the evaluation is asked."""
 
@@ -276,6 +277,16 @@ OVERTRAINED: dict[str, Case] = {
         {"rows": 400, "train_rows": 200, "encoder_steps": 3000},
     ),
 }
+REPAIRS: dict[str, Case] = {
+    name: (f"encoders/{name}", {"epochs": 200}, {"rows": 500}) for name in ("continued_pretraining", "fine_pruning")
+}
+TOKENS: dict[str, Case] = {
+    "sponge, vision transformer": (
+        "encoders/sponge",
+        {"steps": 20},
+        {"rows": 500, "encoder_steps": 500, "pretraining": partial(simclr, rate=0.03), "ball": Ball("linf", 0.1)},
+    ),
+}
 
 
 def main() -> None:
@@ -287,7 +298,7 @@ def main() -> None:
     parser.add_argument("--keep", default="", help="a folder in which encoders are kept from one run to the next")
     arguments = parser.parse_args()
     parts, cases = arguments.parts.split(","), arguments.cases or []
-    for named, known in ((parts, PARTS.split(",")), (cases, [*PRETRAINING, *ATTACKS, *OVERTRAINED])):
+    for named, known in ((parts, PARTS.split(",")), (cases, [*PRETRAINING, *ATTACKS, *OVERTRAINED, *REPAIRS, *TOKENS])):
         if strange := [name for name in named if name not in known]:
             parser.error(f"expected some of: {'; '.join(known)}, got {'; '.join(strange)}")
     data, seeds = subject_of("fashion-mnist", arguments.rows), range(arguments.seeds)
@@ -302,9 +313,15 @@ def main() -> None:
             elif part == "detection":
                 keep(RESULTS, {part: detection(small, range(30, 40), folder)}, NOTE)
             else:
-                every = {"worth": PRETRAINING, "attacks": ATTACKS, "overtrained": OVERTRAINED}[part]
+                every, subject = {
+                    "worth": (PRETRAINING, data),
+                    "attacks": (ATTACKS, data),
+                    "overtrained": (OVERTRAINED, small),
+                    "repairs": (REPAIRS, small),
+                    "tokens": (TOKENS, replace(data, body=partial(VisionTransformer, side=28, patch=4))),
+                }[part]
                 some = {name: case for name, case in every.items() if not cases or name in cases}
-                asked(some, small if part == "overtrained" else data, seeds, part, folder)
+                asked(some, subject, seeds, part, folder)
 
 
 if __name__ == "__main__":

@@ -161,7 +161,7 @@ def problems(record: dict[str, Any]) -> str:
 def figures(record: dict[str, Any]) -> str:
     """Every estimate of the cases that were run with several seeds, and what was measured beside them."""
     lines = ["| case | seeds | what | mean | each seed |", "|---|---|---|---|---|"]
-    for part in ("worth", "attacks", "overtrained"):
+    for part in ("worth", "attacks", "overtrained", "repairs", "tokens"):
         for name, case in record.get(part, {}).items():
             for key in FIGURES.get(name.split(" ")[0].rstrip(","), ()):
                 if key in case["mean"]:
@@ -188,6 +188,7 @@ def figures(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+REPAIRED = ("success", "spared_success", "adaptive_success", "adaptive_spared_success", "cost")
 FIGURES = {
     "simclr": ("correct", "digits_correct", "few_correct", "untrained_correct", "untrained_few_correct"),
     "moco": ("correct", "few_correct"),
@@ -215,6 +216,9 @@ FIGURES = {
     "poisoned_encoder": ("success", "control_success"),
     "encoder_mi": ("auc", "control_auc", "stopped_0.1_auc"),
     "data_tracing": ("traced", "false"),
+    "continued_pretraining": REPAIRED,
+    "fine_pruning": REPAIRED,
+    "sponge": ("pruned_factor", "capped_factor", "full_correct", "exit_correct", "capped_correct"),
 }
 """Of each case of the benchmark of encoders, what its table shows."""
 

@@ -202,3 +202,9 @@ class Branching(nn.Module):
 def test_what_cannot_be_pruned_is_refused(net: nn.Module, alike: float, why: str, learnt: Rows) -> None:
     with pytest.raises(ValueError, match=why):
         fine_pruning(net, learnt[0][:20], alike=alike)
+
+
+@pytest.mark.parametrize("rows", [torch.rand(1, 1, 8, 8), torch.rand(20, 8, 8)])
+def test_what_is_not_images_is_refused(rows: Tensor) -> None:
+    with pytest.raises(ValueError, match="two images or more"):
+        fine_pruning(watched(), rows)

@@ -17,9 +17,12 @@ from buckler.target import frozen
 
 
 def asleep(encoder: nn.Module, x: Tensor, alike: float) -> tuple[list[Channels], Tensor]:
-    """All channels, and the numbers of the least active, as many as can go while the features of `x`, around their
-    mean, keep a mean cosine of `alike` to those before. A `ValueError` for an encoder that `torch.fx` cannot trace, or
-    without convolutions, and for an `alike` that is not above -1 and at most 1."""
+    """All channels, and the numbers of the least active, as many as can go while the features of images `x`
+    `(N, C, H, W)`, around their mean, keep a mean cosine of `alike` to those before. A `ValueError` for fewer than two
+    images, an encoder that `torch.fx` cannot trace, or without convolutions, and for an `alike` that is not above -1
+    and at most 1."""
+    if x.ndim != 4 or len(x) < 2:
+        raise ValueError(f"expected two images or more, (N, C, H, W), got {tuple(x.shape)}")
     if not -1 < alike <= 1:
         raise ValueError(f"expected a cosine above -1, and at most 1, that features are to keep, got {alike}")
     before = embedded(encoder, x)
