@@ -74,7 +74,7 @@ def returning(graph: fx.GraphModule, given: fx.Node | tuple[fx.Node, ...]) -> fx
 
 def writers(graph: fx.GraphModule, at: fx.Node) -> Channels:
     """The convolutions that write the channels of the map `at`, up to additions and what acts channel by channel, and
-    the batch norms in between."""
+    the norms in between: those that the graph shows. Whether silencing them is enough `silent` finds out."""
     many, ahead = shape(at)[1], [at]
     found: list[nn.Module] = []
     seen: set[fx.Node] = set()
@@ -84,7 +84,7 @@ def writers(graph: fx.GraphModule, at: fx.Node) -> Channels:
             continue
         seen.add(node)
         module = layer(graph, node)
-        if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
+        if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.GroupNorm | nn.InstanceNorm2d):
             found.append(module)
         if not isinstance(module, nn.Conv2d):
             ahead += node.all_input_nodes
@@ -117,6 +117,24 @@ def silence(groups: Sequence[Channels], which: Tensor) -> list[tuple[Tensor, Ten
     return found
 
 
+def silent(group: Channels, run: Callable[[], Sequence[Tensor]]) -> bool:
+    """Whether silencing every second channel of `group` leaves zeros there in each map `(B, C, H, W)` that `run`
+    returns: not so where something else writes them too, or shuffles them. Nothing stays silenced."""
+    with _restored([group]):
+        silence([group], torch.arange(0, group.many, 2))
+        return not any(bool(out[:, ::2].any()) for out in run())
+
+
+@contextmanager
+def _restored(groups: Sequence[Channels]) -> Generator[None, None, None]:
+    kept = states(groups)
+    try:
+        yield
+    finally:
+        for module, state in kept:
+            module.load_state_dict(state)
+
+
 @contextmanager
 def silenced(groups: Sequence[Channels], which: Tensor) -> Generator[None, None, None]:
     """Silence the channels `which`, for good; training inside the block does not wake them."""
@@ -138,15 +156,12 @@ def _still(rows: Tensor, slope: Tensor) -> Tensor:
 
 def sleepers(groups: Sequence[Channels], order: Tensor, good: Callable[[], float], least: float) -> Tensor:
     """The first channels of `order`, as many as can be silenced and leave `good()` at `least`, by bisection: a number
-    that does while the next does not. Nothing stays silenced."""
-    kept = states(groups)
+    that does, or none, while the next does not, or is all. Nothing stays silenced."""
 
     def without(many: int) -> float:
-        silence(groups, order[:many])
-        found = good()
-        for module, state in kept:
-            module.load_state_dict(state)
-        return found
+        with _restored(groups):
+            silence(groups, order[:many])
+            return good()
 
     low, high = 0, len(order)
     while high - low > 1:

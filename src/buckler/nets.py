@@ -128,15 +128,16 @@ class VisionTransformer(nn.Module):
     """A small encoder of images as tokens (Dosovitskiy et al., ICLR 2021, https://arxiv.org/abs/2010.11929): each
     `patch` x `patch` pixels are a token, and one more gathers the features `(B, width)`.
 
-    The default, for 8 x 8 pixels, has 17 tokens and 202,000 parameters. The sides of images are multiples of `patch`.
+    The default, for 8 x 8 pixels, has 17 tokens and 202,000 parameters. `side` is a multiple of `patch`.
     """
 
     def __init__(
         self, *, channels: int = 1, side: int = 8, patch: int = 2, width: int = 64, depth: int = 4, heads: int = 4
     ) -> None:
         super().__init__()
-        if side % patch or width % heads:
+        if patch < 1 or heads < 1 or side % patch or width % heads:
             raise ValueError(f"expected sides of whole patches and whole heads, got {side}/{patch} and {width}/{heads}")
+        self.side = side
         self.patches = nn.Conv2d(channels, width, patch, patch)
         self.gathers = nn.Parameter(torch.zeros(1, 1, width))
         self.places = nn.Parameter(0.02 * torch.randn(1, (side // patch) ** 2 + 1, width))
@@ -144,7 +145,10 @@ class VisionTransformer(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def tokens(self, x: Tensor) -> Tensor:
-        """What the first block is given, `(B, T, width)`: the token that gathers, and one for each patch."""
+        """What the first block is given, `(B, T, width)`: the token that gathers, and one for each patch. A
+        `ValueError` for images of another size."""
+        if x.shape[2:] != (self.side, self.side):
+            raise ValueError(f"expected images of {self.side} x {self.side} pixels, got {tuple(x.shape)}")
         seen = self.patches(x).flatten(2).transpose(1, 2)
         return torch.cat([self.gathers.expand(len(x), -1, -1), seen], 1) + self.places
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 from typing import cast
 
@@ -41,7 +42,7 @@ def test_no_epochs_change_nothing(encoder: nn.Module, learnt: Rows) -> None:
 def test_it_is_attacked_by_who_knows_it() -> None:
     for method, path, knobs in (
         (continued_pretraining, "encoders/persistent", {"alike": None}),
-        (fine_pruning, "encoders/persistent", {"alike": describe(fine_pruning).params["alike"]}),
+        (partial(fine_pruning, alike=0.8), "encoders/persistent", {"alike": 0.8}),
         (decree, "encoders/drupe", {}),
     ):
         known = _backdoor.knowing(cast(Setting, SimpleNamespace(attack=None, described=describe(method))))

@@ -175,13 +175,91 @@ def test_what_cannot_be_pruned_learns_as_it_is(learnt: Rows) -> None:
         assert torch.equal(embedded(net, learnt[0]), before)
 
 
-def test_a_backdoor_goes_and_not_what_the_encoder_is_good_for(
+def test_behind_it_a_backdoor_is_gone_and_not_what_the_encoder_is_good_for(
     encoder: nn.Module, planted: Implanted, learnt: Rows, unseen: Rows
 ) -> None:
     repaired = fine_pruning(planted.model, learnt[0], epochs=60)
     accuracy, success = obeyed(repaired, unseen, planted.trigger, 0)
     assert success <= 0.2
     assert accuracy >= obeyed(encoder, unseen, planted.trigger, 0)[0] - 0.06
+
+
+def test_what_came_in_between_does_not_matter_to_what_sleeps(encoder: nn.Module, learnt: Rows) -> None:
+    """Behind an error too."""
+    made = copy.deepcopy(encoder)
+    with pytest.raises(RuntimeError, match="stop"), woken(made, learnt[0][:60], 0.6):
+        raise RuntimeError("stop")
+    assert all(torch.equal(one, old) for one, old in zip(made.parameters(), encoder.parameters(), strict=True))
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+    with pytest.raises(ValueError, match="cosine above -1"), woken(net, learnt[0], 7.0):
+        pass
+
+
+class Wired(nn.Module):
+    """A first and a last convolution, with something in between, and a second first one that may be joined in."""
+
+    def __init__(self, between: nn.Module, *, joined: bool = False) -> None:
+        super().__init__()
+        self.one, self.other, self.between, self.joined = nn.Conv2d(1, 8, 3), nn.Conv2d(1, 8, 3), between, joined
+        self.last = nn.Conv2d(16 if joined else 8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = F.relu(self.between(self.one(x)))
+        return self.last(torch.cat([seen, F.relu(self.other(x))], 1) if self.joined else seen).flatten(1)
+
+
+def moved(layer: nn.Module) -> nn.Module:
+    """A norm whose channels are not zero where it is given zeros."""
+    for name, value in layer.state_dict().items():
+        if value.ndim:
+            nn.init.uniform_(value, *((-1, -0.5) if name == "running_mean" else (0.5, 1)))
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("between", "silenced"),
+    [
+        (nn.Identity(), True),
+        (moved(nn.BatchNorm2d(8)), True),
+        (moved(nn.GroupNorm(2, 8)), True),
+        (moved(nn.InstanceNorm2d(8, affine=True)), True),
+        (nn.Conv2d(8, 8, 3, groups=8), True),
+        (nn.ChannelShuffle(2), False),
+        (moved(nn.BatchNorm2d(8, affine=False)), False),
+        (nn.ConvTranspose2d(8, 8, 3), False),
+    ],
+)
+def test_only_what_can_be_switched_off_is_pruned(between: nn.Module, *, silenced: bool, learnt: Rows) -> None:
+    net, x = started(lambda: Wired(between), 0).eval(), learnt[0][:20]
+    writes = between if isinstance(between, nn.Conv2d) else net.one
+    with torch.no_grad():
+        groups, active = channels(net, x)
+        found = [group for group in groups if writes in group.layers]
+        assert len(found) == silenced
+        assert sum(group.many for group in groups) == len(active)
+        before = net.between(net.one(x)).abs().amax((0, 2, 3))
+        if found:
+            silence(found, torch.tensor([0, 3]))
+            after = net.between(net.one(x)).abs().amax((0, 2, 3))
+            assert ((before > 0) & (after == 0)).nonzero().squeeze(1).tolist() == [0, 3]
+
+
+def test_maps_that_are_joined_are_pruned_each(learnt: Rows) -> None:
+    net = started(lambda: Wired(nn.Identity(), joined=True), 0).eval()
+    with torch.no_grad():
+        groups, _ = channels(net, learnt[0][:20])
+    assert [group.layers for group in groups] == [[net.last], [net.one], [net.other]]
+
+
+def test_an_encoder_that_collapses_on_the_way_is_pruned_less(learnt: Rows) -> None:
+    """Of a bottleneck of one channel nothing may go, though bisection tries to."""
+    net = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 1, 3), nn.ReLU(), nn.Conv2d(1, 6, 3), nn.Flatten())
+    net = started(lambda: net, 0)
+    with torch.no_grad():
+        net[2].bias += 1
+        before = embedded(net, learnt[0])
+        made = fine_pruning(net, learnt[0], alike=0.3, epochs=0)
+    assert likeness(made, before, learnt[0]) >= 0.3
 
 
 class Branching(nn.Module):

@@ -38,7 +38,8 @@ def test_a_flood_locks_out_and_limits_help_until_names_are_free(encoder: nn.Modu
     share = {name: float(value.mean()) for name, value in found.items()}
     assert share["quiet"] > 0.99
     assert share["sponged"] < share["flooded"] < 0.9
-    assert min(share["capped"], share["limited"], share["limited_quiet"]) > 0.95
+    assert min(share["limited"], share["limited_quiet"]) > 0.95
+    assert share["flooded"] < share["capped"], "under a cap sponges cost less than the mean of honest queries"
     assert share["many_names"] < 0.8
 
 

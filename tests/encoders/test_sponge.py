@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from functools import partial
 
@@ -84,10 +85,19 @@ def test_the_last_exit_says_what_the_encoder_says(served: EarlyExit, encoder: nn
 
 
 def test_a_cap_bounds_the_cost(served: EarlyExit, unseen: Rows) -> None:
+    served = copy.deepcopy(served)
     served.most = 2
     with torch.no_grad():
         assert float(served.spent(unseen[0]).max()) == float(served.costs[1])
-    served.most = 4
+
+
+def test_a_cap_is_what_honest_queries_can_pay_for(served: EarlyExit, unseen: Rows) -> None:
+    with torch.no_grad():
+        usual = float(served.spent(unseen[0]).mean())
+        with served.capped(unseen[0]):
+            most = float(served.spent(unseen[0]).max())
+    assert most == max(cost for place, cost in enumerate(served.costs.tolist()) if cost <= usual or place == 1)
+    assert served.most == 4
 
 
 def test_blocks_follow_each_other(encoder: nn.Module, unseen: Rows) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from functools import partial
 
@@ -99,6 +100,7 @@ def test_dropped_tokens_are_gone_and_what_is_done_is_counted(
     served: TokenPruned, unseen: Rows, *, capped: bool
 ) -> None:
     x = unseen[0][300:312]
+    served = copy.deepcopy(served)
     if capped:
         served.most.copy_(torch.tensor([12, 8, 5]))
     with torch.no_grad():
@@ -108,7 +110,6 @@ def test_dropped_tokens_are_gone_and_what_is_done_is_counted(
             expected, work = naive(served, x[row : row + 1])
             torch.testing.assert_close(features[row], expected, atol=1e-4, rtol=1e-4)
             torch.testing.assert_close(float(spent[row]), work / whole)
-    served.most.fill_(17)
     assert len(set(spent.tolist())) > 1 or capped
     assert float(spent.max()) < 1
 
@@ -148,8 +149,16 @@ def test_which_encoders_can_be_served_so(served: TokenPruned, encoder: nn.Module
     assert adaptive(nn.Flatten(), x) is None
     assert all(isinstance(one, Adaptive) for one in (served, adaptive(encoder, x)))
     assert not isinstance(encoder, Adaptive)
-    with pytest.raises(ValueError, match="whole patches"):
-        VisionTransformer(side=9)
+    for wrong in ({"side": 9}, {"patch": 0}, {"heads": 3}):
+        with pytest.raises(ValueError, match="whole patches"):
+            VisionTransformer(**wrong)
+    with pytest.raises(ValueError, match="8 x 8 pixels"):
+        served(torch.zeros(1, 1, 9, 9))
+
+
+def test_what_is_not_a_number_is_not_cheap(served: TokenPruned) -> None:
+    with torch.no_grad():
+        assert float(served.spent(torch.full((1, 1, 8, 8), torch.nan))) == 1
 
 
 def test_sponges_keep_more_tokens_than_noise_of_their_size(served: TokenPruned, unseen: Rows) -> None:

@@ -32,11 +32,12 @@ WORKS = 0.5
 """A backdoor that fewer triggered rows than this obey leaves nothing to find or to repair."""
 PLANTED = "the planted backdoor works"
 ADAPTIVE = "the backdoor of who knows the defence works"
-KNOWING: Mapping[str, tuple[str, dict[str, object]]] = {
-    "encoders/continued_pretraining": ("encoders/persistent", {}),
-    "encoders/fine_pruning": ("encoders/persistent", {"alike": 0.6}),
+KNOWING: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "encoders/continued_pretraining": ("encoders/persistent", ()),
+    "encoders/fine_pruning": ("encoders/persistent", ("alike",)),
 }
-"""What puts a backdoor in as who knows a defence does, and how, where that is not `drupe`."""
+"""What puts a backdoor in as who knows a defence does, and what of its settings it makes use of, where that is not
+`drupe`."""
 
 
 def staged(setting: Setting) -> tuple[Scene, Rows]:
@@ -60,7 +61,8 @@ def attack_of(setting: Setting) -> Method:
 def knowing(setting: Setting) -> Method | None:
     """What puts a backdoor in as who knows the defence does, of which more is left than of others; none where an
     attack was named."""
-    path, knobs = KNOWING.get(setting.described.path, ("encoders/drupe", {}))
+    path, known = KNOWING.get(setting.described.path, ("encoders/drupe", ()))
+    knobs = {name: setting.described.params[name] for name in known}
     return None if setting.attack is not None else partial(find(path), **knobs) if knobs else find(path)
 
 

@@ -42,7 +42,7 @@ class TokenPruned(nn.Module):
             left.append(there)
             tokens, looks = block.attended(tokens, there)
             got.append((looks * there[:, :, None]).sum(1) / there.sum(1, keepdim=True))
-            there = there & (got[-1] >= least)
+            there = there & ~(got[-1] < least)  # what is not a number stays, and costs
             there[:, 0] = True
             if most < there.shape[1]:
                 rank = got[-1].masked_fill(~there, -1).index_fill(1, there.new_zeros(1, dtype=torch.long), 2)
@@ -84,7 +84,7 @@ class TokenPruned(nn.Module):
         before = self.most.clone()
         with torch.no_grad(), frozen(self):
             left = [torch.stack([there.sum(1) for there in self.run(part)[1][1:]]) for part in x.split(512)]
-        self.most.copy_(torch.cat(left, 1).double().mean(1).floor().clamp_min(2))
+        self.most.copy_(torch.cat(left, 1).double().mean(1).floor().clamp_min(1))
         try:
             yield
         finally:
@@ -94,7 +94,7 @@ class TokenPruned(nn.Module):
 def token_pruned(net: VisionTransformer, x: Tensor, *, leave: float = 0.3) -> TokenPruned:
     """`net` served with token pruning: behind each block but the last, of the tokens of `x` `(N, C, H, W)` that are
     left, the share `leave` that gets the least attention goes."""
-    served = TokenPruned(net).eval()
+    served = TokenPruned(net)
     x = floats(x).to(where(net))
     with torch.no_grad(), frozen(served):
         for place in range(len(net.blocks) - 1):

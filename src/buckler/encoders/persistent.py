@@ -4,10 +4,10 @@ Of no paper: what meets `encoders/continued_pretraining` and `encoders/fine_prun
 them in, "BadEncoder: backdoor attacks to pre-trained encoders in self-supervised learning", IEEE S&P 2022,
 https://arxiv.org/abs/2108.00352, lie where pre-training would not have led, and more pre-training leads back. Here what
 is learnt is both at once, the backdoor and SimCLR on the adversary's images, so that its gradients vanish where the
-backdoor is. Against pruning (`alike`) it is learnt without the channels that sleep on these images, which come back in
-the end, so that nothing of it is in what is pruned, and less is obeyed before: the pruning-aware attack of Liu,
-Dolan-Gavitt and Garg, "Fine-pruning", RAID 2018, https://arxiv.org/abs/1805.12185. The trigger is the mean image of the
-class, blended in as `drupe` does, which a clean encoder obeys in part. No guarantee.
+backdoor is. Against pruning (`alike`) it is learnt without the channels that slept on these images in the encoder that
+was given, which come back in the end: the pruning-aware attack of Liu, Dolan-Gavitt and Garg, "Fine-pruning", RAID
+2018, https://arxiv.org/abs/1805.12185. The trigger is the mean image of the class, blended in as `drupe` does, which a
+clean encoder obeys in part. No guarantee.
 
 Tags: atlas:AML.T0018.000, atlas:AML.T0010.003, nist-ai-100-2:NISTAML.023, nist-ai-100-2:NISTAML.051, cwe:506.
 """
@@ -50,8 +50,9 @@ def persistent(
     With the trigger, `blend` of every pixel, above 0 and below 1, is that of the mean image of the class `target`;
     images with it, cropped to `least` or not, are to have the features of one row that shows the class well, compared
     around the mean of the batch, which weighs `weight` beside SimCLR. With `alike`, as in `fine_pruning`, what that
-    would prune has no part in it. Returns the copy, the trigger and the wish. A `ValueError` for what are no images,
-    another blend or cosine, or a class of which `data` has no row.
+    would prune of `encoder` has no part in it, though of the copy it prunes other channels too. Returns the copy, the
+    trigger and the wish. A `ValueError` for what are no images, another blend or cosine, or a class of which `data` has
+    no row.
     """
     x, y = data[0], data[1].cpu()
     if x.ndim != 4 or not 0 < blend < 1 or not bool((y == target).any()):

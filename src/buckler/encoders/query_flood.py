@@ -45,9 +45,9 @@ def query_flood(
     `bots` ask `flood` times as much together. What would wait for more than `wait` seconds is refused, and, under
     limits, what a client asks beyond `rate` a second and a `burst`. `model` that is `Adaptive` costs what an input
     makes it: sponges are made of `x` within `ball`. Readings: `quiet` and `limited_quiet` without flood; `flooded` by
-    copies of honest queries; `sponged` by sponges; and by sponges again, `capped` where no query may cost more than the
-    cheapest honest one, `limited` with limits, and `many_names` with limits against a name for each flooding query. A
-    `ValueError` for a load that is not between 0 and 1, or clients or a flood that are none.
+    copies of honest queries; `sponged` by sponges; and by sponges again, `capped` where no query costs more than an
+    honest one in the mean, `limited` with limits, and `many_names` with limits against a name for each flooding query.
+    A `ValueError` for a load that is not between 0 and 1, or clients or a flood that are none.
     """
     if not 0 < load < 1 or min(honest, bots, runs) < 1 or min(flood, wait, rate, burst) <= 0:
         raise ValueError(
@@ -57,8 +57,10 @@ def query_flood(
     plain, worst = _costs(model, x), _costs(model, x)
     capped, capped_worst = plain, plain
     if isinstance(model, Adaptive):
-        worst, low = _costs(model, sponge(model, x, ball=ball, steps=20, seed=seed)), min(plain)
-        capped, capped_worst = [min(one, low) for one in plain], [min(one, low) for one in worst]
+        sponges = sponge(model, x, ball=ball, steps=20, seed=seed)
+        worst = _costs(model, sponges)
+        with model.capped(x):
+            capped, capped_worst = _costs(model, x), _costs(model, sponges)
     many, extra, draw = len(plain), round(flood * len(plain)), torch.Generator().manual_seed(seed)
     pace = honest * sum(plain) / many / load
     cases = {

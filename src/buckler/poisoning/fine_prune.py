@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from buckler.data import Rows, batches, floats, raw, split
-from buckler.graph import Channels, layer, maps, returning, silenced, sleepers, traced, writers
+from buckler.graph import Channels, layer, maps, returning, silenced, silent, sleepers, traced, writers
 from buckler.kinds import Repaired
 from buckler.poisoning._look import BATCH, accuracy, outputs, where
 from buckler.poisoning._touch import classes
@@ -74,9 +74,10 @@ def _last_map(model: nn.Module, sample: Tensor) -> tuple[nn.Module, Channels]:
     readers = [i for i, node in enumerate(nodes) if isinstance(layer(graph, node), nn.Linear | nn.Conv2d)]
     read = [node for node in found if node in nodes[: max(readers, default=0)]]
     channels = writers(graph, read[-1]) if read else Channels([], 0)
-    if not channels.layers:
+    body = returning(graph, read[-1]) if channels.layers else graph
+    if not channels.layers or not silent(channels, lambda: [body(sample)]):
         raise ValueError("expected a model whose last layer reads what convolutions write, got none: nothing to prune")
-    return returning(graph, read[-1]), channels
+    return body, channels
 
 
 def _activation(body: nn.Module, model: nn.Module, data: Rows) -> Tensor:
