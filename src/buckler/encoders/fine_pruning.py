@@ -7,7 +7,8 @@ Differs from the paper: there are no labels, so what bounds the pruning is how a
 and what follows is pre-training (Chen, Kornblith, Norouzi and Hinton, ICML 2020, https://arxiv.org/abs/2002.05709).
 Channels of all feature maps are ranked together, by how active they are beside their map's mean: pruning the last map
 alone, as for classifiers, leaves the backdoor of an encoder whole. Channels stay removed. No guarantee: pruning alone
-does next to nothing, and a backdoor that uses channels that clean images use too survives it.
+does next to nothing, what follows hardly more than it does without (`continued_pretraining`), and a backdoor that uses
+channels that clean images use too survives both.
 
 Tags: atlas:AML.T0018.000, nist-ai-100-2:NISTAML.023, cwe:506.
 """
