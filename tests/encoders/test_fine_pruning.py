@@ -251,6 +251,27 @@ def test_maps_that_are_joined_are_pruned_each(learnt: Rows) -> None:
     assert [group.layers for group in groups] == [[net.last], [net.one], [net.other]]
 
 
+class Joining(nn.Module):
+    """Maps that are joined with what they were joined of, many times over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(1, 2, 1), nn.Conv2d(2, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        for _ in range(30):
+            x = torch.cat([x, x * 2], 1)[:, :3]
+        return self.last(x[:, :2]).flatten(1)
+
+
+def test_what_is_joined_again_and_again_is_looked_at_once(learnt: Rows) -> None:
+    net = started(Joining, 0).eval()
+    with torch.no_grad():
+        groups, _ = channels(net, learnt[0][:20])
+    assert [group.layers for group in groups] == [[net.last], [net.first]]
+
+
 def test_an_encoder_that_collapses_on_the_way_is_pruned_less(learnt: Rows) -> None:
     """Of a bottleneck of one channel nothing may go, though bisection tries to."""
     net = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 1, 3), nn.ReLU(), nn.Conv2d(1, 6, 3), nn.Flatten())

@@ -92,9 +92,14 @@ def _read(graph: fx.GraphModule, found: list[fx.Node]) -> list[fx.Node]:
     """Of the maps `found` those that a convolution reads, and the last; of one that is joined of others, those."""
     read = list[fx.Node]()
     ahead = [at for at in found if any(isinstance(layer(graph, user), nn.Conv2d) for user in at.users)] + found[-1:]
-    for at in ahead:
+    seen = set[fx.Node]()
+    while ahead:
+        at = ahead.pop(0)
+        if at in seen:
+            continue
+        seen.add(at)
         if writers(graph, at).layers:
-            read += [at] if at not in read else []
+            read.append(at)
         else:
             ahead += [each for each in at.all_input_nodes if each in found]
     return read
